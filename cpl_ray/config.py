@@ -274,4 +274,6 @@ class Config(Section):
     def _combinations(self) -> "Config":
         if self.offload_optimizer and self.zero_stage == 0:
             raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3; got zero_stage 0")
+        if self.train.stop_at_learned is not None and self.evaluate.every is None:
+            raise ValueError("train.stop_at_learned needs evaluations during training; set evaluate.every")
         return self

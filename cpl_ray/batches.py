@@ -1,0 +1,67 @@
+"""Encoded items to padded tensors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cpl_ray.encoding import Encoded
+from cpl_ray.loss import IGNORE
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One forward pass.
+
+    `positions` are the columns at which anything in the batch is supervised; only there are logits needed.
+    """
+
+    input_ids: Tensor
+    """int64 `[batch, length]`, padded on the right."""
+    attention_mask: Tensor
+    """int64 `[batch, length]`, 1 = token, 0 = padding."""
+    positions: Tensor
+    """int64 `[num_positions]`, ascending."""
+    labels: Tensor
+    """int64 `[batch, num_positions]`: the token to be predicted at each position, `IGNORE` where none is."""
+    num_targets: int
+    """Supervised tokens."""
+    num_tokens: int
+    """Tokens without padding."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on a device."""
+        if device.type == "cpu":
+            return self
+        moved = [t.to(device) for t in (self.input_ids, self.attention_mask, self.positions, self.labels)]
+        return Batch(moved[0], moved[1], moved[2], moved[3], self.num_targets, self.num_tokens)
+
+
+def collate(items: Sequence[Encoded], pad_id: int) -> Batch:
+    """Pad encoded items to one batch; the prompt is masked out of the loss, every target token is supervised.
+
+    An empty sequence gives a padding batch: one row of one token with no target, so that a rank without rows still
+    takes part in the collectives of the pass.
+    """
+    rows = [(*item.context_ids, *item.target_ids) for item in items] or [(pad_id,)]
+    length = max(len(row) for row in rows)
+    input_ids = torch.full((len(rows), length), pad_id, dtype=torch.int64)
+    attention_mask = torch.zeros_like(input_ids)
+    labels = torch.full_like(input_ids, IGNORE)
+    for index, row in enumerate(rows):
+        input_ids[index, : len(row)] = torch.tensor(row)
+        attention_mask[index, : len(row)] = 1
+    for index, item in enumerate(items):
+        start = len(item.context_ids) - 1  # the token at position p is predicted at p - 1
+        labels[index, start : start + len(item.target_ids)] = torch.tensor(item.target_ids)
+    supervised = (labels != IGNORE).any(dim=0)
+    positions = supervised.nonzero().view(-1) if bool(supervised.any()) else torch.zeros(1, dtype=torch.int64)
+    return Batch(
+        input_ids,
+        attention_mask,
+        positions,
+        labels[:, positions],
+        num_targets=int((labels != IGNORE).sum()),
+        num_tokens=int(attention_mask.sum()),
+    )

@@ -1,0 +1,158 @@
+"""Checkpoints in the run folder: written whole or not at all, verified before anything is loaded.
+
+`<run>/checkpoints/step_00000012/`: DeepSpeed's shards, one safetensors file per rank (mastered state, random state),
+`state.json` (cursors and sums) and last `manifest.json` with the sha256 of every file.
+"""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from cpl_ray.collectives import Collectives
+from cpl_ray.errors import ResumeError
+from cpl_ray.optimizer import CPLOptimizer
+from cpl_ray.rundir import atomic_write_text
+
+RNG = "rng."
+
+
+class Saves(Protocol):
+    """What a checkpoint needs of an engine."""
+
+    optimizer: CPLOptimizer
+
+    @property
+    def device(self) -> torch.device: ...
+    def save(self, folder: Path) -> None: ...
+    def load(self, folder: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint on disk."""
+
+    folder: Path
+    step: int
+    world_size: int
+    zero_stage: int
+    files: dict[str, str]
+    """sha256 by relative path."""
+
+    def state(self) -> dict[str, Any]:
+        """Return the loop's cursors and sums."""
+        return json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
+
+    def verify(self) -> None:
+        """Compare every file with its digest.
+
+        Raises:
+            ResumeError: a file is missing or was changed.
+        """
+        for name, digest in self.files.items():
+            path = self.folder / name
+            if not path.is_file() or _sha256(path) != digest:
+                raise ResumeError(
+                    f"checkpoint file {path} is missing or damaged; delete the folder {self.folder.name} "
+                    "to resume from the checkpoint before it"
+                )
+
+
+def latest_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the newest complete checkpoint below `folder`, or None."""
+    found = sorted(path for path in folder.glob("step_*") if (path / "manifest.json").is_file())
+    if not found:
+        return None
+    manifest = json.loads((found[-1] / "manifest.json").read_text(encoding="utf-8"))
+    return Checkpoint(found[-1], manifest["step"], manifest["world_size"], manifest["zero_stage"], manifest["files"])
+
+
+def check_resumable(checkpoint: Checkpoint, *, world_size: int, zero_stage: int) -> None:
+    """Refuse, before anything is loaded, a partitioning other than the checkpoint's.
+
+    Raises:
+        ResumeError: other ZeRO stage, or other number of workers while states are partitioned.
+    """
+    if checkpoint.zero_stage != zero_stage:
+        raise ResumeError(
+            f"{checkpoint.folder} was written with ZeRO stage {checkpoint.zero_stage} and cannot be resumed with "
+            f"stage {zero_stage}; set zero_stage={checkpoint.zero_stage}"
+        )
+    if checkpoint.world_size != world_size:
+        raise ResumeError(
+            f"{checkpoint.folder} was written by {checkpoint.world_size} workers and its states are partitioned by "
+            f"that number; resume with cluster.num_workers={checkpoint.world_size}, or start a new run from the "
+            f"weights (asked for: {world_size})"
+        )
+
+
+def save_checkpoint(
+    engine: Saves, comm: Collectives, folder: Path, *, step: int, zero_stage: int, state: dict[str, Any], keep: int
+) -> None:
+    """Write a checkpoint into the shared run folder; all ranks call. Older ones beyond `keep` are then deleted."""
+    part = folder / f".step_{step:08d}.part"
+    if comm.rank == 0:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+    comm.barrier()
+    engine.save(part)
+    save_file({**engine.optimizer.mastered_tensors(), **_random_state(engine.device)}, _rank_file(part, comm.rank))
+    comm.barrier()
+    if comm.rank == 0:
+        (part / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        files = {str(p.relative_to(part)): _sha256(p) for p in sorted(part.rglob("*")) if p.is_file()}
+        manifest = {"step": step, "world_size": comm.world_size, "zero_stage": zero_stage, "files": files}
+        atomic_write_text(part / "manifest.json", json.dumps(manifest, indent=1))
+        final = folder / f"step_{step:08d}"
+        shutil.rmtree(final, ignore_errors=True)  # of a lost attempt: the same bytes
+        part.rename(final)
+        for old in sorted(folder.glob("step_*"))[:-keep]:
+            shutil.rmtree(old)
+    comm.barrier()
+
+
+def load_checkpoint(engine: Saves, comm: Collectives, checkpoint: Checkpoint, *, zero_stage: int) -> dict[str, Any]:
+    """Verify and restore a checkpoint on all ranks; return the loop's state.
+
+    Raises:
+        ResumeError: other partitioning, or damaged files; on every rank, nothing loaded.
+    """
+    check_resumable(checkpoint, world_size=comm.world_size, zero_stage=zero_stage)
+    damage: ResumeError | None = None
+    try:
+        if comm.rank == 0:
+            checkpoint.verify()
+    except ResumeError as error:
+        damage = error
+    if comm.sum([float(damage is not None)])[0]:
+        raise damage or ResumeError(f"checkpoint {checkpoint.folder} is damaged (see rank 0)")
+    engine.load(checkpoint.folder)
+    tensors = load_file(_rank_file(checkpoint.folder, comm.rank))
+    mastered = {key: value for key, value in tensors.items() if not key.startswith(RNG)}
+    if mastered:
+        engine.optimizer.load_mastered_tensors(mastered)
+    torch.set_rng_state(tensors[f"{RNG}cpu"])
+    if f"{RNG}cuda" in tensors:
+        torch.cuda.set_rng_state(tensors[f"{RNG}cuda"], engine.device)
+    return checkpoint.state()
+
+
+def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    states = {f"{RNG}cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states[f"{RNG}cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _rank_file(folder: Path, rank: int) -> Path:
+    return folder / f"rank_{rank:05d}.safetensors"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

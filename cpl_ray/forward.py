@@ -1,0 +1,85 @@
+"""Forward passes for scoring: right-padded batches, only the logits that are needed, equal numbers on all ranks."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from cpl_ray.items import RowError
+from cpl_ray.model import model_max_length
+
+
+def accepts(model: nn.Module, argument: str) -> bool:
+    """Tell whether the forward of `model` (a DeepSpeed engine: of the module inside) takes a keyword argument."""
+    inner = model.module if isinstance(getattr(model, "module", None), nn.Module) else model
+    return argument in inspect.signature(type(inner).forward).parameters
+
+
+def dummy_forward(model: nn.Module, device: torch.device) -> None:
+    """Run one token through the model; only its collectives matter, to ranks that still have work."""
+    model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device), use_cache=False)
+
+
+def alone(number: int) -> int:
+    """Return `number`: the maximum over ranks where there is one rank."""
+    return number
+
+
+class Limits:
+    """What a model can take: positions and token ids."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any) -> None:
+        self.num_positions = model_max_length(model.config, tokenizer)
+        self.num_embeddings = model.get_input_embeddings().num_embeddings
+
+    def check(self, ids: Sequence[int], targets: Sequence[int] = ()) -> None:
+        """Refuse an input (or tokens to be looked up in its logits) that would end the whole batch with an index error.
+
+        Raises:
+            RowError: too long, or a token beyond the vocabulary.
+        """
+        if len(ids) > self.num_positions:
+            raise RowError(f"{len(ids)} tokens, more than the model's {self.num_positions}")
+        highest = max((*ids, *targets))
+        if highest >= self.num_embeddings:
+            raise RowError(f"token id {highest} is outside the model's vocabulary of {self.num_embeddings}")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch every module to evaluation, and each back to what it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def read_logits(
+    model: nn.Module, rows: Sequence[tuple[int, ...]], firsts: Sequence[int], device: torch.device
+) -> Iterator[torch.Tensor]:
+    """Run one batch, padded on the right, and yield each row's logits.
+
+    Yields:
+        The logits of each row in order, from its first needed position to its end, float32 `[positions, vocabulary]`.
+    """
+    longest = max(len(row) for row in rows)
+    # a row is padded with its own last token: always a token the model has, and nothing looks at it
+    ids = torch.tensor([[*row, *[row[-1]] * (longest - len(row))] for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
+    needed = sorted({position for row, first in zip(rows, firsts, strict=True) for position in range(first, len(row))})
+    place = {position: index for index, position in enumerate(needed)}
+    if accepts(model, "logits_to_keep"):
+        kept = model(
+            input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=torch.tensor(needed, device=device)
+        ).logits
+    else:
+        kept = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, needed]
+    for index, (row, first) in enumerate(zip(rows, firsts, strict=True)):
+        # the positions of one row are consecutive, so they are consecutive in `needed` too
+        yield kept[index, place[first] : place[len(row) - 1] + 1].float()

@@ -1,0 +1,244 @@
+"""The training loop: torch only. It runs the same under Ray Train, under plain gloo processes and in one process.
+
+    for each update: [refresh due: mastered passes -> engine.capture()]  injection passes -> engine.update()
+    then, when due:  evaluate by the same scorer, stop at the learned target, checkpoint
+
+The order of items is a pure function of seed and step, so the loop's whole state is two cursors and a few sums.
+"""
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from cpl_ray.batches import Batch, collate
+from cpl_ray.checkpoint import Saves, latest_checkpoint, load_checkpoint, save_checkpoint
+from cpl_ray.collectives import Collectives
+from cpl_ray.config import Config
+from cpl_ray.encoding import Encoded
+from cpl_ray.errors import DataError
+from cpl_ray.order import ItemOrder, Rows, rank_micro_batches
+from cpl_ray.recorder import Recorder
+from cpl_ray.schedule import learning_rate
+from cpl_ray.step import Engine, accumulate, update_metrics
+
+MASTERED_SEED_OFFSET = 1_000_003  # the two sets must not share their permutations
+MEANS = ("collaborative_share", "conflict_share", "zero_share", "flip_rate", "moved_share")
+
+
+class TrainEngine(Engine, Saves, Protocol):
+    """An engine that trains and can be checkpointed."""
+
+
+class RowSource(Protocol):
+    """Random access to a set's encoded rows (streams may need them asked for in order)."""
+
+    num_rows: int
+
+    def take(self, rows: Rows) -> list[Encoded]: ...
+
+
+@dataclass
+class LoopState:
+    """What a checkpoint holds of the loop."""
+
+    step: int = 0
+    """Updates done."""
+    captures: int = 0
+    """Mastered gradients captured."""
+    stopped: bool = False
+    """Whether the learned target was reached."""
+    moved_against: float = 0.0
+    """Stored values that moved against g_M, summed over updates; 0 with the mask on the update."""
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    last_evaluation: dict[str, float] = field(default_factory=dict)
+
+    def mean(self, name: str) -> float | None:
+        """Return the mean over updates of a share, or None if it was never measured."""
+        return self.sums[name] / self.counts[name] if self.counts.get(name) else None
+
+
+class TrainingLoop:
+    """Trains one model by one method.
+
+    Args:
+        config: the run's configuration.
+        engine: holds model and optimizer.
+        injection: the injection set.
+        mastered: the mastered set; None with rule `none`.
+        pad_id: token id of padding (masked everywhere).
+        evaluate: scores the live model, all ranks together, and returns the record of an evaluation; None: never.
+        run_folder: where metrics.jsonl and checkpoints go; shared by all ranks. None: nothing is written.
+        zero_stage: recorded with checkpoints.
+        report: called with each evaluation's record on every rank.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        engine: TrainEngine,
+        injection: RowSource,
+        mastered: RowSource | None,
+        *,
+        pad_id: int,
+        evaluate: Callable[[], dict[str, float]] | None = None,
+        run_folder: Path | None = None,
+        zero_stage: int = 0,
+        report: Callable[[dict[str, float]], None] = lambda record: None,
+    ) -> None:
+        if config.train.rule == "cpl" and mastered is None:
+            raise DataError("train.rule=cpl needs a mastered set")
+        self.config = config
+        self.engine = engine
+        self.comm = Collectives(engine.device)
+        self.state = LoopState()
+        self._injection, self._mastered, self._pad_id = injection, mastered, pad_id
+        self._evaluate, self._report = evaluate, report
+        self._run_folder, self._zero_stage = run_folder, zero_stage
+        train = config.train
+        self._batch_size = train.micro_batch_size * train.gradient_accumulation_steps * self.comm.world_size
+        window = config.data.shuffle_window
+        self._order = ItemOrder(injection.num_rows, train.seed, train.shuffle, window)
+        if mastered is not None:
+            self._mastered_order = ItemOrder(
+                mastered.num_rows, train.seed + MASTERED_SEED_OFFSET, train.shuffle, window
+            )
+        self.steps_per_epoch = self._order.steps_per_epoch(self._batch_size)
+        self.total_steps = min(train.epochs * self.steps_per_epoch, train.max_steps or 1 << 62)
+
+    def run(self) -> LoopState:
+        """Train to the end, from the newest checkpoint in the run folder if there is one.
+
+        Raises:
+            NonFiniteError: a loss or gradient is not finite; nothing moved in that step.
+            ResumeError: the checkpoint does not fit this run.
+        """
+        torch.manual_seed(self.config.train.seed * 100_003 + self.comm.rank)
+        self._restore()
+        metrics_path = self._run_folder / "metrics.jsonl" if self._run_folder and self.comm.rank == 0 else None
+        self._recorder = Recorder(metrics_path, self.state.step)
+        try:
+            if self.state.step == 0:
+                self._run_evaluation()
+            while self.state.step < self.total_steps and not self.state.stopped:
+                self._run_update()
+                step = self.state.step
+                if self._due(self.config.evaluate.every, step):
+                    self._run_evaluation()
+                if self._due(self.config.train.checkpoint_every, step):
+                    self._checkpoint()
+            if self.state.step > 0 and not self.state.stopped and self.config.evaluate.every is not None:
+                self._run_evaluation(last=True)
+        finally:
+            self._recorder.close()
+        return self.state
+
+    def _due(self, every: str | int | None, step: int) -> bool:
+        if every is None:
+            return False
+        return step % (self.steps_per_epoch if every == "epoch" else int(every)) == 0
+
+    def _run_update(self) -> None:
+        started = time.perf_counter()
+        state, train = self.state, self.config.train
+        epoch, index = divmod(state.step, self.steps_per_epoch)
+        self.engine.module.train()
+        record: dict[str, float] = {"epoch": state.step / self.steps_per_epoch}
+        tokens = 0
+        masked = train.rule == "cpl"
+        if masked and (self._refresh_due(index) or not self.engine.optimizer.has_mastered):
+            tokens += self._capture(epoch, record)
+        rows = self._order.batch(epoch, index, self._batch_size)
+        batches = self._batches(self._injection, rows, self._batch_size, train.micro_batch_size)
+        result = accumulate(self.engine, batches, self.comm, "injection")
+        lr = learning_rate(self.config.optimizer.lr, train.schedule, state.step, self.total_steps, train.warmup_steps)
+        self.engine.set_lr(lr)
+        norm = self.engine.update(masked=masked)
+        record |= {"loss_injection": result.loss, "grad_norm_injection": norm, "lr": lr}
+        record |= update_metrics(self.engine, self.comm)
+        tokens += result.num_tokens
+        state.step += 1
+        self._count(record)
+        record["tokens_per_s"] = tokens / (time.perf_counter() - started)
+        record["memory_bytes"] = float(self.comm.max(_memory_bytes(self.engine.device)))
+        self._recorder.write("train", state.step, record)
+
+    def _refresh_due(self, index: int) -> bool:
+        refresh = self.config.train.refresh
+        return index == 0 if refresh == "epoch" else self.state.step % int(refresh) == 0
+
+    def _capture(self, epoch: int, record: dict[str, float]) -> int:
+        """Make g_M from the whole of M train (refresh `epoch`) or the next mastered batch; return its tokens."""
+        assert self._mastered is not None
+        train, size = self.config.train, self._mastered.num_rows
+        if train.refresh == "epoch":
+            rows = self._mastered_order.batch(epoch, 0, size)
+        else:
+            size = min(train.mastered_batch_size, size)
+            rows = self._mastered_order.endless(self.state.captures, size)
+        micro = train.mastered_micro_batch_size or train.micro_batch_size
+        batches = self._batches(self._mastered, rows, size, micro)
+        result = accumulate(self.engine, batches, self.comm, "mastered")
+        record["grad_norm_mastered"] = self.engine.capture()
+        record["loss_mastered"] = result.loss
+        self.state.captures += 1
+        return result.num_tokens
+
+    def _batches(self, source: RowSource, rows: Rows, global_size: int, micro_batch_size: int) -> list[Batch]:
+        micro = rank_micro_batches(
+            rows,
+            rank=self.comm.rank,
+            world_size=self.comm.world_size,
+            global_size=global_size,
+            micro_batch_size=micro_batch_size,
+        )
+        return [collate(source.take(part), self._pad_id) for part in micro]
+
+    def _count(self, record: dict[str, float]) -> None:
+        state = self.state
+        state.moved_against += record.get("moved_against", 0.0)
+        for name in MEANS:
+            if name in record:
+                state.sums[name] = state.sums.get(name, 0.0) + record[name]
+                state.counts[name] = state.counts.get(name, 0) + 1
+
+    def _run_evaluation(self, *, last: bool = False) -> None:
+        if self._evaluate is None or (last and self.state.last_evaluation.get("step") == self.state.step):
+            return
+        record = self._evaluate()
+        self.state.last_evaluation = {"step": self.state.step, **record}
+        self._recorder.write("eval", self.state.step, record)
+        self._report({"step": float(self.state.step), **record})
+        target = self.config.train.stop_at_learned
+        if target is not None and record.get("learned_of"):
+            self.state.stopped = record["learned"] / record["learned_of"] >= target
+
+    def _checkpoint(self) -> None:
+        if self._run_folder is not None:
+            save_checkpoint(
+                self.engine,
+                self.comm,
+                self._run_folder / "checkpoints",
+                step=self.state.step,
+                zero_stage=self._zero_stage,
+                state=asdict(self.state),
+                keep=self.config.train.keep_checkpoints,
+            )
+
+    def _restore(self) -> None:
+        checkpoint = latest_checkpoint(self._run_folder / "checkpoints") if self._run_folder else None
+        if checkpoint is not None:
+            loaded = load_checkpoint(self.engine, self.comm, checkpoint, zero_stage=self._zero_stage)
+            self.state = LoopState(**loaded)
+
+
+def _memory_bytes(device: torch.device) -> int:
+    """Return the peak memory of this process: allocated on the GPU, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

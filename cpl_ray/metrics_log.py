@@ -1,0 +1,87 @@
+"""Read a run's metrics.jsonl, also while another process appends to it or replaces it.
+
+One JSON object a line: `{"step": int, "kind": "train" | "eval", "time": unix seconds, ...floats}`. A line counts once
+it ends with a newline; before that it may be torn.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+_NOT_VALUES = ("step", "kind", "time")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The numbers of one update or one evaluation; `time` in unix seconds."""
+
+    kind: str
+    step: int
+    time: float
+    values: dict[str, float]
+
+
+def parse_record(line: str) -> Record | None:
+    """Return the record of one line, or None when the line holds none (torn by a crash, or not written by us)."""
+    try:
+        row: Any = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("kind"), str) or not isinstance(row.get("step"), int):
+        return None
+    time = row.get("time")
+    values = {
+        key: float(value)
+        for key, value in row.items()
+        if key not in _NOT_VALUES and isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return Record(row["kind"], row["step"], float(time) if isinstance(time, int | float) else 0.0, values)
+
+
+class Tail:
+    """Follow the file: each `poll` returns the records completed since the last one.
+
+    A file that was replaced, cut short or rewritten is noticed (other file, shorter, or other bytes before our place)
+    and read from its start again; records that were returned before then come again, the caller tells them by step.
+    """
+
+    _GUARD_BYTES = 256
+
+    def __init__(self, path: Path) -> None:
+        """Start at the beginning of `path`, which need not exist yet."""
+        self._path = path
+        self._inode: int | None = None
+        self._offset = 0
+        self._guard = b""
+
+    def poll(self) -> list[Record]:
+        """Return the new records; an absent or unreadable file has none."""
+        try:
+            with open(self._path, "rb") as stream:
+                inode = os.fstat(stream.fileno()).st_ino
+                if inode != self._inode or not self._same_before(stream):
+                    self._inode, self._offset, self._guard = inode, 0, b""
+                stream.seek(self._offset)
+                data = stream.read()
+        except OSError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        if not whole:
+            return []
+        self._offset += len(whole)
+        self._guard = (self._guard + whole)[-self._GUARD_BYTES :]
+        parsed = (parse_record(line.decode("utf-8", errors="replace")) for line in whole.splitlines())
+        return [record for record in parsed if record is not None]
+
+    def _same_before(self, stream: BinaryIO) -> bool:
+        """Tell whether the bytes just before our place are still those read last time."""
+        stream.seek(self._offset - len(self._guard))
+        return stream.read(len(self._guard)) == self._guard
+
+
+def read_records(path: Path, kind: str) -> list[Record]:
+    """Return all records of one kind in order of step, the last written one where a step was replayed."""
+    by_step = {record.step: record for record in Tail(path).poll() if record.kind == kind}
+    return [by_step[step] for step in sorted(by_step)]

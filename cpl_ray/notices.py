@@ -1,0 +1,111 @@
+"""Keys that are set but have no effect in this combination: accepted, and said."""
+
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import BaseModel
+
+from cpl_ray.config import Config
+from cpl_ray.keys import all_keys
+
+_FILE_SUFFIXES = {".json", ".jsonl", ".csv", ".parquet"}
+
+
+class _Note(Protocol):
+    def __call__(self, reason: str, *names: str) -> None: ...
+
+
+def notices(config: Config) -> list[str]:
+    """Return one sentence per key that was set explicitly and has no effect in this combination, in key order.
+
+    A section in which every key is set, as in the saved configuration of a run, is taken to repeat the defaults:
+    of its keys only those that differ from their default are named.
+    """
+    reasons = _without_effect(config)
+    sentences = []
+    for name, key in all_keys().items():
+        if name not in reasons or key.section:
+            continue
+        section: BaseModel = config
+        *path, leaf = name.split(".")
+        for part in path:
+            section = section.__dict__[part]
+        value = section.__dict__[leaf]
+        complete = section.model_fields_set == set(type(section).model_fields)
+        if leaf in section.model_fields_set and not (complete and value == key.default):
+            sentences.append(f"{name} has no effect here: {reasons[name]}")
+    return sentences
+
+
+def _without_effect(config: Config) -> dict[str, str]:
+    """Map each key without effect in this combination, set or not, to the reason."""
+    found: dict[str, str] = {}
+
+    def note(reason: str, *names: str) -> None:
+        for name in names:
+            found.setdefault(name, reason)
+
+    _data(config, note)
+    _training(config, note)
+    if Path(config.model).expanduser().is_dir():
+        note("the model is a local folder", "model_revision")
+    if not config.tracking.enabled:
+        note("tracking.enabled is false", "tracking.uri", "tracking.experiment", "tracking.model_name")
+    return found
+
+
+def _data(config: Config, note: _Note) -> None:
+    data, scorer = config.data, config.assess.scorer
+    splitting = ("split.mastered_validation", "split.mastered_test", "split.injection_held_out", "split.seed")
+    if data.assessment is not None:
+        sources = ("items", "mastered", "mastered_held_out", "injection", "injection_held_out")
+        note("the parts come from data.assessment", *splitting, *(f"data.{name}" for name in sources))
+    if data.mastered is not None:
+        note("the sets are brought (data.mastered, data.injection) and not split", *splitting)
+    else:
+        note(
+            "it belongs to brought sets, and data.mastered is not set",
+            "data.mastered_held_out",
+            "data.injection_held_out",
+        )
+    if _all_files(config):
+        note("no source is the name of a dataset", "data.dataset_split")
+    if not config.train.shuffle:
+        note("train.shuffle is false", "data.shuffle_window")
+    if data.format in ("cloze", "completion", "chat"):
+        note(f"it concerns multiple-choice items, and data.format is {data.format}", "prompt.template")
+    if scorer not in ("auto", "exact_match"):
+        note(f"the scorer {scorer} generates nothing", "assess.max_new_tokens")
+    if scorer != "letter_logit":
+        note("only the scorer letter_logit permutes options", "assess.permutations")
+
+
+def _training(config: Config, note: _Note) -> None:
+    train, name = config.train, config.optimizer.name
+    if train.rule == "none":
+        mastered = ("mask_on", "mastered_state", "refresh", "mastered_batch_size", "mastered_micro_batch_size")
+        note("train.rule none uses no mastered gradient", *(f"train.{key}" for key in mastered))
+    elif train.refresh == "epoch":
+        note("train.refresh epoch uses all of M train", "train.mastered_batch_size")
+    if config.evaluate.every is None:
+        note("evaluate.every is null, so nothing is measured during training", "train.stop_at_learned")
+    if train.checkpoint_every is None:
+        note("train.checkpoint_every is null", "train.keep_checkpoints")
+    if name not in ("adam", "adamw"):
+        note(f"only adam and adamw use it; the optimizer is {name}", "optimizer.betas", "optimizer.eps")
+    if name != "sgd":
+        note(f"only sgd uses it; the optimizer is {name}", "optimizer.momentum")
+    if "." not in name:
+        note(f"only optimizers given as module.Class take options; the optimizer is {name}", "optimizer.options")
+
+
+def _all_files(config: Config) -> bool:
+    """Tell whether every given source is clearly a file, folder or pattern rather than the name of a dataset."""
+    data = config.data
+    sources: list[str] = []
+    for given in (data.items, data.mastered, data.mastered_held_out, data.injection, data.injection_held_out):
+        sources += [given] if isinstance(given, str) else given or []
+    return bool(sources) and all(
+        Path(source).suffix in _FILE_SUFFIXES or "*" in source or Path(source).expanduser().exists()
+        for source in sources
+    )

@@ -1,0 +1,249 @@
+"""Score items with a causal language model: the four scorers, batched, the same before, during and after training.
+
+A verdict does not depend on batch size, order or company up to rounding; an item that cannot be scored gets a verdict
+with `error` and disturbs no other.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from cpl_ray.assessment import Verdict
+from cpl_ray.encoding import Encoder
+from cpl_ray.forward import Limits, alone, dummy_forward, evaluating, read_logits
+from cpl_ray.generate import Generated, greedy, stop_ids
+from cpl_ray.items import Item, RowError
+from cpl_ray.judging import NON_FINITE, answers, decided, failed, judge_choices, reordered, worse
+
+SCORERS = ("letter_logit", "choice_loglik", "choice_loglik_norm", "exact_match")
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """One thing to read off the logits of an input: a sum of log-probabilities, or the logits of letters."""
+
+    item: int
+    """Index of the item (of the order of its options, where there are several)."""
+    inputs: tuple[int, ...]
+    start: int
+    """Position of the first logits needed; they reach to the end of the input."""
+    targets: tuple[int, ...]
+    """Continuation tokens (one per position from `start`), or letter tokens (all at `start`)."""
+    letters: bool
+
+
+class Scorer:
+    """Asks a model the items and judges its answers."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        encoder: Encoder,
+        *,
+        name: str,
+        batch_size: int,
+        max_new_tokens: int = 32,
+        permutations: int = 0,
+        seed: int = 0,
+    ) -> None:
+        """Prepare scoring.
+
+        Args:
+            tokenizer: decodes generated answers.
+            encoder: turns items into requests; built for the same scorer. Where it appends the end token to answers,
+                `exact_match` demands that nothing follows the answer.
+            name: `letter_logit`, `choice_loglik`, `choice_loglik_norm` or `exact_match`.
+            batch_size: sequences per forward pass.
+            max_new_tokens: longest generated answer in tokens; only `exact_match`.
+            permutations: further option orders that must be answered rightly too; only `letter_logit`.
+            seed: chooses the further option orders, per item id.
+        """
+        if name not in SCORERS:
+            raise ValueError(f"unknown scorer {name!r}; valid are {', '.join(SCORERS)}")
+        self.tokenizer = tokenizer
+        self.encoder = encoder
+        self.name = name
+        self.batch_size = batch_size
+        self.max_new_tokens = max_new_tokens
+        self.permutations = permutations if name == "letter_logit" else 0
+        self.seed = seed
+
+    def score(
+        self,
+        model: nn.Module,
+        items: Sequence[Item],
+        *,
+        sync_max: Callable[[int], int] = alone,
+        brief: bool = False,
+    ) -> list[Verdict]:
+        """Return one verdict per item, in order. Training state of the model is restored afterwards.
+
+        Args:
+            model: a causal language model, or a DeepSpeed engine around one. Under ZeRO-3 every rank must call this
+                together, each with its own items (none is fine).
+            items: what to ask.
+            sync_max: maximum of a number over all ranks, a collective.
+            brief: end a generated answer as soon as its correctness is decided; `prediction` is then cut short,
+                `correct` is the same. Only `exact_match`.
+        """
+        with evaluating(model), torch.no_grad():
+            if self.name == "exact_match":
+                return self._by_generation(model, items, sync_max, brief)
+            return self._by_scores(model, items, sync_max)
+
+    def _by_scores(self, model: nn.Module, items: Sequence[Item], sync_max: Callable[[int], int]) -> list[Verdict]:
+        variants: list[tuple[int, Item]] = []
+        for index, item in enumerate(items):
+            variants.append((index, item))
+            variants += [(index, variant) for variant in reordered(item, self.permutations, self.seed)]
+        asks: list[_Ask] = []
+        errors: dict[int, str] = {}
+        limits = Limits(model, self.tokenizer)
+        for position, (_, variant) in enumerate(variants):
+            try:
+                new = self._asks(position, variant)
+                for ask in new:
+                    limits.check(ask.inputs, ask.targets)
+                asks += new
+            except RowError as error:
+                errors[position] = str(error)
+        scores = self._read(model, asks, sync_max)
+        verdicts: dict[int, Verdict] = {}
+        for position, (index, variant) in enumerate(variants):
+            verdict = judge_choices(variant, scores.get(position, []), errors.get(position), self.name)
+            verdicts[index] = worse(verdicts[index], verdict) if index in verdicts else verdict
+        return [verdicts[index] for index in range(len(items))]
+
+    def _asks(self, position: int, item: Item) -> list[_Ask]:
+        """Return what to read for one item: one ask for all letters, or one per choice.
+
+        Raises:
+            RowError: the item cannot be asked.
+        """
+        if item.answer is None or len(item.choices) < 2:
+            raise RowError(f"{self.name} compares choices, and this item has {len(item.choices)}")
+        requests = self.encoder.requests(item)
+        if any(not request.context_ids for request in requests):
+            raise RowError("the prompt encodes to no token")
+        if self.name == "letter_logit":
+            context = tuple(requests[0].context_ids)
+            letters = tuple(self.encoder.letter_ids(item))
+            if len(set(letters)) < len(letters):
+                raise RowError("two option letters are the same token for this tokenizer")
+            return [_Ask(position, context, len(context) - 1, letters, letters=True)]
+        if any(not request.continuation_ids for request in requests) or not all(item.choices):
+            raise RowError("a choice encodes to no token")
+        return [
+            _Ask(
+                position,
+                (*request.context_ids, *request.continuation_ids)[:-1],
+                len(request.context_ids) - 1,
+                tuple(request.continuation_ids),
+                letters=False,
+            )
+            for request in requests
+        ]
+
+    def _read(self, model: nn.Module, asks: Sequence[_Ask], sync_max: Callable[[int], int]) -> dict[int, list[float]]:
+        """Return the scores of each asked item in the order of its choices; equal inputs are run once."""
+        sharing: dict[tuple[int, ...], list[int]] = {}
+        for index, ask in enumerate(asks):
+            sharing.setdefault(ask.inputs, []).append(index)
+        # similar lengths together: little padding; longest first: memory is exhausted at once or never
+        inputs = sorted(sharing, key=lambda ids: (-len(ids), ids))
+        results: dict[int, list[float]] = {}
+        device = next(model.parameters()).device
+        num_batches = -(-len(inputs) // self.batch_size)
+        for batch in range(sync_max(num_batches)):
+            rows = inputs[batch * self.batch_size : (batch + 1) * self.batch_size]
+            if not rows:
+                dummy_forward(model, device)
+                continue
+            firsts = [min(asks[index].start for index in sharing[row]) for row in rows]
+            kept = read_logits(model, rows, firsts, device)
+            for row, first, logits in zip(rows, firsts, kept, strict=True):
+                for index in sharing[row]:
+                    results[index] = _scores(asks[index], logits, first)
+        by_item: dict[int, list[float]] = {}
+        for index, ask in enumerate(asks):
+            by_item.setdefault(ask.item, []).extend(results[index])
+        return by_item
+
+    def _by_generation(
+        self, model: nn.Module, items: Sequence[Item], sync_max: Callable[[int], int], brief: bool
+    ) -> list[Verdict]:
+        limits = Limits(model, self.tokenizer)
+        stop = stop_ids(model, self.tokenizer)
+        verdicts: dict[int, Verdict] = {}
+        contexts: dict[int, tuple[int, ...]] = {}
+        for index, item in enumerate(items):
+            try:
+                contexts[index] = self._context(item, limits)
+            except RowError as error:
+                verdicts[index] = failed(item.id, str(error))
+        order = sorted(contexts, key=lambda index: (-len(contexts[index]), contexts[index]))
+        device = next(model.parameters()).device
+        for batch in range(sync_max(-(-len(order) // self.batch_size))):
+            rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+
+            def finished(row: int, ids: list[int], rows: list[int] = rows) -> bool:
+                return decided(self._decode(ids), items[rows[row]].target, strict=self.encoder.append_eos)
+
+            generated = greedy(
+                model,
+                [contexts[index] for index in rows],
+                max_new=[self.max_new_tokens] * len(rows),
+                stop=stop,
+                max_positions=limits.num_positions,
+                device=device,
+                finished=finished if brief else None,
+                sync_max=sync_max,
+            )
+            for index, result in zip(rows, generated, strict=True):
+                verdicts[index] = self._judge_text(items[index], result)
+        return [verdicts[index] for index in range(len(items))]
+
+    def _context(self, item: Item, limits: "Limits") -> tuple[int, ...]:
+        """Return the prompt tokens of one item.
+
+        Raises:
+            RowError: it cannot be asked, or its answer cannot be generated within the limits.
+        """
+        if not item.target.strip():
+            raise RowError("the answer is empty")
+        context = tuple(self.encoder.requests(item)[0].context_ids)
+        if not context:
+            raise RowError("the prompt encodes to no token")
+        limits.check(context)
+        answer = len(self.encoder.training(item).target_ids) - int(self.encoder.append_eos)
+        if answer > self.max_new_tokens:
+            raise RowError(f"the answer has {answer} tokens, more than assess.max_new_tokens {self.max_new_tokens}")
+        if len(context) + answer > limits.num_positions + 1:
+            raise RowError(
+                f"prompt and answer have {len(context) + answer} tokens, more than the model's {limits.num_positions}"
+            )
+        return context
+
+    def _judge_text(self, item: Item, result: Generated) -> Verdict:
+        if not result.finite:
+            return failed(item.id, NON_FINITE)
+        text = self._decode(result.ids)
+        lines = text.strip().splitlines()
+        correct = answers(text, item.target, strict=self.encoder.append_eos)
+        return Verdict(item.id, correct, lines[0].strip() if lines else "", math.nan)
+
+    def _decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _scores(ask: _Ask, logits: torch.Tensor, first: int) -> list[float]:
+    """Return the letters' logits, or one sum of log-probabilities (natural log)."""
+    targets = torch.tensor(ask.targets, device=logits.device)
+    if ask.letters:
+        return logits[ask.start - first, targets].tolist()
+    logprobs = torch.log_softmax(logits[ask.start - first :], dim=-1)
+    return [logprobs.gather(1, targets[:, None]).double().sum().item()]

@@ -1,0 +1,1 @@
+"""The command line: one verb per file. Importing them imports nothing heavy (torch, ray, mlflow, transformers)."""

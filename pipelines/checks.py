@@ -1,0 +1,131 @@
+"""What `cpl validate` looks at: the model's folder, the places to write to, the items. Loads no model."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cpl_ray.config import Config
+from cpl_ray.errors import UserError
+
+Findings = tuple[list[str], list[str]]
+"""Problems, which make the configuration invalid, and remarks."""
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+_SOURCES = ("items", "mastered", "mastered_held_out", "injection", "injection_held_out")
+
+
+@dataclass
+class DataFound:
+    """What the sources hold."""
+
+    problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    num_items: dict[str, int] = field(default_factory=dict)
+    """Usable items per source (`items`, `mastered`, …) or, with `data.assessment`, per part."""
+    scorer: str | None = None
+    """The scorer that will be used; None if that is not known before the items are read."""
+
+
+def check_model(config: Config) -> Findings:
+    """Check that a local model folder has a configuration, safetensors weights and a tokenizer; trust a hub id."""
+    folder = Path(config.model).expanduser()
+    looks_local = config.model.startswith(("/", "./", "../", "~", ".\\")) or config.model.count("/") > 1
+    if not folder.exists():
+        if looks_local:
+            return [f"model: there is no folder {config.model!r}"], []
+        return [], [f"model: {config.model!r} is no local folder; it is taken as a hub id and not checked"]
+    if not folder.is_dir():
+        return [f"model: {config.model!r} is a file; name the folder that holds it"], []
+    missing = []
+    if not (folder / "config.json").is_file():
+        missing.append("config.json")
+    if not any(folder.glob("*.safetensors")):
+        missing.append("weights (*.safetensors)")
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        missing.append("a tokenizer (e.g. tokenizer.json)")
+    return [f"model: {config.model!r} lacks {item}" for item in missing], []
+
+
+def check_places(config: Config) -> Findings:
+    """Check, without writing, that the run folder can be made, and that the tracking address is one MLflow takes."""
+    from cpl_ray.tracking_uri import default_uri
+
+    problems, remarks = [], []
+    base = Path(config.run.dir).expanduser().absolute()
+    existing = next(path for path in (base, *base.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        problems.append(f"run.dir: cannot write to {base}: {existing} is not a writable folder")
+    elif config.run.name is not None and (base / config.run.name).exists():
+        if not (config.run.resume or config.run.overwrite):
+            remarks.append(f"run.name: {config.run.name!r} exists already; `cpl run` needs run.resume or run.overwrite")
+    elif config.run.resume:
+        problems.append(f"run.resume: there is no run {config.run.name!r} in {base}")
+    if config.tracking.enabled:
+        try:
+            default_uri(config, base)
+        except UserError as error:
+            problems.append(str(error))
+    return problems, remarks
+
+
+def check_data(config: Config) -> DataFound:
+    """Read every source, within its error budget, and check brought sets for leaks."""
+    found = DataFound()
+    try:
+        if config.data.assessment is not None:
+            _check_assessment(config.data.assessment, found)
+        else:
+            _check_sources(config, found)
+    except UserError as error:
+        found.problems.append(str(error))
+    return found
+
+
+def _check_assessment(folder: str, found: DataFound) -> None:
+    from cpl_ray.assessment import read_assessment
+
+    assessment = read_assessment(folder)
+    found.num_items = {part: len(rows) for part, rows in assessment.parts.items()}
+    found.scorer = assessment.manifest.get("scorer")
+
+
+def _check_sources(config: Config, found: DataFound) -> None:
+    from cpl_ray.assessment import resolve_scorer
+    from cpl_ray.items import Item
+    from cpl_ray.reading import read_items
+    from cpl_ray.split import check_leaks, parts_from_brought
+
+    sets: dict[str, list[Item]] = {}
+    sources = {name: source for name in _SOURCES if (source := config.data.__dict__[name]) is not None}
+    if not sources:
+        found.problems.append(
+            "no items: set data.items (to be split by what the model knows), or data.mastered and data.injection"
+        )
+    for name, source in sources.items():
+        try:
+            read = read_items(source, config.data, name=f"data.{name}")
+        except UserError as error:
+            found.problems.append(str(error))
+            continue
+        sets[name] = read.items
+        found.num_items[name] = len(read.items)
+        if not read.rejected:
+            continue
+        first = "; ".join(f"{row.file} row {row.row}: {row.reason}" for row in read.rejected[:3])
+        message = f"data.{name}: {len(read.rejected)} of {read.num_rows} rows cannot be used ({first})"
+        if len(read.rejected) > config.data.max_rejected * read.num_rows:
+            found.problems.append(f"{message}, more than data.max_rejected={config.data.max_rejected:g} allows")
+        else:
+            found.remarks.append(f"{message}; they will be set aside")
+    if sets and not found.problems:
+        found.scorer = resolve_scorer(config.assess.scorer, [item for items in sets.values() for item in items])
+        if "mastered" in sets and "injection" in sets:
+            check_leaks(
+                parts_from_brought(
+                    sets["mastered"],
+                    sets.get("mastered_held_out", []),
+                    sets["injection"],
+                    sets.get("injection_held_out", []),
+                    None,
+                )
+            )

@@ -1,0 +1,61 @@
+"""An engine of plain torch: the loop's parity baseline, in any dtype, one process or a process group."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from cpl_ray.config import Config
+from cpl_ray.optimizer import CPLOptimizer, Mode
+
+
+class PlainEngine:
+    """Whole parameters on every rank; gradients accumulate in `p.grad` and are averaged over ranks at the step."""
+
+    def __init__(self, model: nn.Module, config: Config) -> None:
+        settings, train = config.optimizer, config.train
+        self.module = model
+        self.num_params = sum(p.numel() for p in model.parameters())
+        self.replicas = dist.get_world_size() if dist.is_initialized() else 1
+        self.device = torch.device("cpu")
+        self.optimizer = CPLOptimizer(
+            model.parameters(),
+            name=settings.name,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            betas=settings.betas,
+            eps=settings.eps,
+            momentum=settings.momentum,
+            mask_on=train.mask_on,
+            mastered_state=train.mastered_state,
+            whole_gradients=True,
+            max_grad_norm=train.max_grad_norm,
+        )
+
+    def forward(self, **inputs: Tensor | bool) -> Any:
+        return self.module(**inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def set_lr(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def capture(self) -> float:
+        return self._step(Mode.CAPTURE)
+
+    def update(self, *, masked: bool) -> float:
+        return self._step(Mode.UPDATE if masked else Mode.PLAIN)
+
+    def _step(self, mode: Mode) -> float:
+        if self.replicas > 1:
+            for p in self.module.parameters():
+                dist.all_reduce(p.grad)
+                p.grad /= self.replicas
+        self.optimizer.start(mode)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        assert self.optimizer.gradient_norm is not None
+        return self.optimizer.gradient_norm

@@ -1,6 +1,6 @@
 """Checkpoints in the run folder: written whole or not at all, verified before anything is loaded.
 
-`<run>/checkpoints/step_00000012/`: DeepSpeed's shards, one safetensors file per rank (mastered state, random state),
+`<run>/train/checkpoints/step_00000012/`: DeepSpeed's shards, one safetensors file per rank (mastered and random state),
 `state.json` (cursors and sums) and last `manifest.json` with the sha256 of every file.
 """
 

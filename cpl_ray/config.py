@@ -22,7 +22,7 @@ class DataConfig(Section):
     """Where the questions come from and how rows are read."""
 
     items: str | list[str] | None = None
-    """Items to be split by what the model knows: JSONL, Parquet or CSV files, a folder of them, or a `datasets` name."""
+    """Items to split by what the model knows: JSONL, Parquet or CSV files, a folder of them, or a `datasets` name."""
     mastered: str | list[str] | None = None
     """Brought mastered set, used whole for training; with `injection` it replaces `items` and the split."""
     mastered_held_out: str | list[str] | None = None
@@ -32,7 +32,9 @@ class DataConfig(Section):
     injection_held_out: str | list[str] | None = None
     """Brought injection items that training never sees; measures generalisation of what was learned."""
     assessment: str | None = None
-    """An assessment folder written by an earlier `cpl assess` (or run) to use instead of scoring again; refused if model, scorer or prompt differ."""
+    """Assessment folder of an earlier `cpl assess` or run, used instead of scoring again.
+
+    Refused if model, scorer or prompt differ."""
     format: Literal["auto", "multiple_choice", "cloze", "completion", "chat"] = "auto"
     """Row format; `auto` decides per row by the columns present."""
     columns: dict[str, str] = {}
@@ -88,7 +90,7 @@ class PromptConfig(Section):
     """How an item becomes text."""
 
     template: str | None = None
-    """Prompt of multiple-choice items with `{question}` and optionally `{options}`; null: the scorer's standard prompt."""
+    """Prompt of multiple-choice items with `{question}` and optionally `{options}`; null: the scorer's own prompt."""
     chat: bool = False
     """Wrap the prompt as one user turn of the tokenizer's chat template (also prompt/completion rows)."""
 
@@ -122,7 +124,9 @@ class TrainConfig(Section):
     mask_on: Literal["update", "gradient"] = "update"
     """What is compared with the mastered gradient; `gradient` is an ablation. No effect with rule `none`."""
     mastered_state: Literal["sign", "full"] = "sign"
-    """What is kept of the mastered gradient: its sign (1 byte per element) or all of it (4 bytes, adds conflict mass and predicted change)."""
+    """What is kept of the mastered gradient: its sign (1 byte per element) or all of it.
+
+    `full` takes 4 bytes more and adds conflict mass and predicted change to the metrics."""
     refresh: Every = 1
     """When the mastered gradient is computed: a batch every k updates, or the whole of M train at each `epoch`."""
     epochs: PositiveInt = 25
@@ -136,7 +140,7 @@ class TrainConfig(Section):
     gradient_accumulation_steps: PositiveInt = 1
     """Micro-batches per worker and update; global batch = micro_batch_size * num_workers * this."""
     mastered_batch_size: PositiveInt = 64
-    """Mastered items per refresh, over all workers together. No effect with refresh `epoch`, where all of M train is used."""
+    """Mastered items per refresh, over all workers together. No effect with refresh `epoch`, which uses all."""
     mastered_micro_batch_size: PositiveInt | None = None
     """Mastered items per forward pass of one worker; null: `micro_batch_size`."""
     shuffle: bool = True
@@ -269,6 +273,11 @@ class Config(Section):
         """Injection items per update over all workers."""
         train = self.train
         return train.micro_batch_size * train.gradient_accumulation_steps * self.cluster.num_workers
+
+    @property
+    def running_zero_stage(self) -> int:
+        """The stage that really runs: 0 in bfloat16 runs as 1, the lowest that accumulates in float32."""
+        return 1 if self.zero_stage == 0 and self.train.dtype == "bfloat16" else self.zero_stage
 
     @model_validator(mode="after")
     def _combinations(self) -> "Config":

@@ -37,18 +37,13 @@ OURS = {
 log = logging.getLogger(__name__)
 
 
-def zero_stage(config: Config) -> int:
-    """Return the stage that really runs: stage 0 in bfloat16 runs as 1, the lowest with float32 accumulation."""
-    return 1 if config.zero_stage == 0 and config.train.dtype == "bfloat16" else config.zero_stage
-
-
 def derive_deepspeed_config(config: Config) -> dict[str, Any]:
     """Derive the DeepSpeed dictionary from the configuration; the user's `deepspeed:` section is merged over it.
 
     Raises:
         ConfigError: the user's section sets what this project must own, or what breaks the rule.
     """
-    stage = zero_stage(config)
+    stage = config.running_zero_stage
     zero: dict[str, Any] = {"stage": stage, "round_robin_gradients": False, "overlap_comm": False}
     if not config.cluster.use_gpu:
         zero |= {"reduce_bucket_size": 1 << 22, "allgather_bucket_size": 1 << 22}
@@ -96,7 +91,7 @@ def build_optimizer(config: Config, model: nn.Module) -> CPLOptimizer:
         "weight_decay": settings.weight_decay,
         "mask_on": train.mask_on,
         "mastered_state": train.mastered_state,
-        "whole_gradients": zero_stage(config) == 0,
+        "whole_gradients": config.running_zero_stage == 0,
         "max_grad_norm": train.max_grad_norm,
     }
     if "." in settings.name:
@@ -118,7 +113,7 @@ class ZeroEngine:
 
     def __init__(self, model: nn.Module, config: Config) -> None:
         self.config = derive_deepspeed_config(config)
-        self.stage = zero_stage(config)
+        self.stage = config.running_zero_stage
         self.num_params = sum(p.numel() for p in model.parameters() if p.requires_grad)
         self.optimizer = build_optimizer(config, model)
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)

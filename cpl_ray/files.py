@@ -208,7 +208,7 @@ def _parquet(path: Path, columns: set[str]) -> Iterator[RawRow]:
                 for i in range(batch.num_rows):
                     number += 1
                     yield _arrow_row(number, batch, i, others)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError) as error:  # damaged metadata ends in any of these
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise DataError(f"{path} is not a readable Parquet file (cut off or damaged?): {reason}") from None
 

@@ -14,7 +14,8 @@ from cpl_ray.model import model_max_length
 
 def accepts(model: nn.Module, argument: str) -> bool:
     """Tell whether the forward of `model` (a DeepSpeed engine: of the module inside) takes a keyword argument."""
-    inner = model.module if isinstance(getattr(model, "module", None), nn.Module) else model
+    inside = getattr(model, "module", None)
+    inner: nn.Module = inside if isinstance(inside, nn.Module) else model
     return argument in inspect.signature(type(inner).forward).parameters
 
 
@@ -31,7 +32,8 @@ def alone(number: int) -> int:
 class Limits:
     """What a model can take: positions and token ids."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        """Read them off a transformers model, or a DeepSpeed engine around one."""
         self.num_positions = model_max_length(model.config, tokenizer)
         self.num_embeddings = model.get_input_embeddings().num_embeddings
 

@@ -46,7 +46,8 @@ def answers(text: str, target: str, *, strict: bool) -> bool:
     The beginning counts only where the answer ends there: no letter, digit or combining mark follows, nor a point or
     comma with a digit behind it ("3" is not given by "3.14").
     """
-    text, target = text.strip(), target.strip()
+    # tokenizers normalise; the same letter must not differ by how it is composed
+    text, target = unicodedata.normalize("NFC", text).strip(), unicodedata.normalize("NFC", target).strip()
     if text == target:
         return True
     if strict or not text.startswith(target):
@@ -56,8 +57,9 @@ def answers(text: str, target: str, *, strict: bool) -> bool:
 
 def decided(text: str, target: str, *, strict: bool) -> bool:
     """Tell whether no further text can change what `answers` says."""
-    # an unfinished character at the end is shown as U+FFFD and will still become another one
-    text, target = text.lstrip().rstrip("\ufffd"), target.strip()
+    # an unfinished character at the end is shown as U+FFFD; the last one may still be joined by a combining mark
+    text, target = unicodedata.normalize("NFC", text.rstrip("\ufffd"))[:-1].lstrip(), target.strip()
+    target = unicodedata.normalize("NFC", target)
     if len(text) <= len(target):
         return not target.startswith(text)
     if not text.startswith(target):

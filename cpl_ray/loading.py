@@ -36,7 +36,10 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """The writer that matches `_Loader`: texts which it would read as numbers are quoted."""
+    """The writer that matches `_Loader`: texts which it would read as numbers are quoted, nothing is an alias."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -76,7 +79,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def dump_config(config: Config) -> str:
     """Return `config` as YAML with every key; `load_config` reads it back to an equal configuration."""
-    tree = config.model_dump(mode="json")
+    tree = config.model_dump()  # not in JSON mode, which turns an infinite number below `deepspeed` into null
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
 
 
@@ -160,7 +163,7 @@ def _problems(error: ValidationError, tree: dict[str, Any]) -> list[str]:
         name = ".".join(location)
         if one["type"] == "extra_forbidden":
             problems[name] = unknown_key(name)
-        elif one["type"] == "missing":
+        elif one["type"] == "missing" and name in keys:
             problems[name] = f"{name} is missing: {keys[name].doc}"
         elif one["type"] == "value_error":
             problems[name or "combination"] = str(one["ctx"]["error"])

@@ -27,6 +27,7 @@ from cpl_ray.schedule import learning_rate
 from cpl_ray.step import Engine, accumulate, update_metrics
 
 MASTERED_SEED_OFFSET = 1_000_003  # the two sets must not share their permutations
+CHECKPOINTS = Path("train", "checkpoints")
 MEANS = ("collaborative_share", "conflict_share", "zero_share", "flip_rate", "moved_share")
 
 
@@ -223,7 +224,7 @@ class TrainingLoop:
             save_checkpoint(
                 self.engine,
                 self.comm,
-                self._run_folder / "checkpoints",
+                self._run_folder / CHECKPOINTS,
                 step=self.state.step,
                 zero_stage=self._zero_stage,
                 state=asdict(self.state),
@@ -231,7 +232,7 @@ class TrainingLoop:
             )
 
     def _restore(self) -> None:
-        checkpoint = latest_checkpoint(self._run_folder / "checkpoints") if self._run_folder else None
+        checkpoint = latest_checkpoint(self._run_folder / CHECKPOINTS) if self._run_folder else None
         if checkpoint is not None:
             loaded = load_checkpoint(self.engine, self.comm, checkpoint, zero_stage=self._zero_stage)
             self.state = LoopState(**loaded)

@@ -6,7 +6,7 @@ Entries may be sent twice without harm, since nobody knows whether a request tha
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from cpl_ray.metrics_log import Record
 from cpl_ray.mlflow_client import REQUEST_TIMEOUT_S, UPLOAD_TIMEOUT_S
 from cpl_ray.tracking_uri import HIDDEN, is_secret_key, redact
 
+_MAX_METRICS = 900  # MLflow takes 1,000 in one call
 _MAX_PARAMS = 100
 _MAX_VALUE_CHARS = 6000
 _MAX_KEY_CHARS = 250
@@ -89,8 +90,20 @@ def artifacts_entry(path: Path) -> Entry:
     return Entry(send, UPLOAD_TIMEOUT_S)
 
 
+def first_batch(records: Iterable[Record]) -> list[Record]:
+    """Return the records that fit into one call, at least one; a record is never torn, so that it arrives whole."""
+    batch: list[Record] = []
+    room = _MAX_METRICS
+    for record in records:
+        room -= len(record.values) + 1
+        if room < 0 and batch:
+            break
+        batch.append(record)
+    return batch
+
+
 def record_metrics(record: Record) -> list[Metric]:
-    """Return the points of one record: `<kind>/<key>` each, and `<kind>/step`, which tells a later start the last one."""
+    """Return the points of one record, `<kind>/<key>` each; `<kind>/step` tells a later start what was the last."""
     at_ms = int(record.time * 1000)
     values = {**record.values, "step": float(record.step)}
     return [Metric(allowed_key(f"{record.kind}/{key}"), value, at_ms, record.step) for key, value in values.items()]

@@ -75,7 +75,7 @@ def load_model(
         )
     _quiet()
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder or name,
             dtype=DTYPES[dtype],
             revision=(revision or "main") if folder is None else "main",
@@ -86,6 +86,7 @@ def load_model(
     # damaged files fail in every way there is (network, JSON, strict types, shapes, safetensors, imports)
     except Exception as error:
         raise ConfigError(_failure(name, folder, "causal language model", error)) from error
+    model, info = loaded
     saved_as = [kind for kind in model.config.architectures or [] if _NOT_CAUSAL.search(kind)]
     if saved_as:
         raise ConfigError(f"model {name!r} is a {saved_as[0]}, not a causal language model")
@@ -94,7 +95,8 @@ def load_model(
             f"model {name!r} lacks {len(missing)} weights of a causal language model, e.g. {missing[0]!r}; "
             "they would have been random"
         )
-    return model.eval()
+    model.eval()
+    return model
 
 
 def model_max_length(config: PretrainedConfig, tokenizer: Any) -> int:

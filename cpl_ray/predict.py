@@ -13,13 +13,11 @@ import torch
 from torch import nn
 
 from cpl_ray.assessment import Verdict
-from cpl_ray.encoding import Encoder
+from cpl_ray.encoding import SCORERS, Encoded, Encoder
 from cpl_ray.forward import Limits, alone, dummy_forward, evaluating, read_logits
 from cpl_ray.generate import Generated, greedy, stop_ids
 from cpl_ray.items import Item, RowError
 from cpl_ray.judging import NON_FINITE, answers, decided, failed, judge_choices, reordered, worse
-
-SCORERS = ("letter_logit", "choice_loglik", "choice_loglik_norm", "exact_match")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ class Scorer:
 
         Args:
             tokenizer: decodes generated answers.
-            encoder: turns items into requests; built for the same scorer. Where it appends the end token to answers,
+            encoder: turns items into requests; built for the same scorer. Where it appends the end token to an answer,
                 `exact_match` demands that nothing follows the answer.
             name: `letter_logit`, `choice_loglik`, `choice_loglik_norm` or `exact_match`.
             batch_size: sequences per forward pass.
@@ -124,25 +122,18 @@ class Scorer:
         Raises:
             RowError: the item cannot be asked.
         """
-        if item.answer is None or len(item.choices) < 2:
-            raise RowError(f"{self.name} compares choices, and this item has {len(item.choices)}")
+        if item.answer is None or len(item.choices) < 2 or not all(item.choices):
+            raise RowError(f"the scorer {self.name} compares choices, and this item has not at least two")
         requests = self.encoder.requests(item)
-        if any(not request.context_ids for request in requests):
-            raise RowError("the prompt encodes to no token")
         if self.name == "letter_logit":
-            context = tuple(requests[0].context_ids)
-            letters = tuple(self.encoder.letter_ids(item))
-            if len(set(letters)) < len(letters):
-                raise RowError("two option letters are the same token for this tokenizer")
-            return [_Ask(position, context, len(context) - 1, letters, letters=True)]
-        if any(not request.continuation_ids for request in requests) or not all(item.choices):
-            raise RowError("a choice encodes to no token")
+            context = requests[0].context_ids
+            return [_Ask(position, context, len(context) - 1, tuple(self.encoder.letter_ids(item)), letters=True)]
         return [
             _Ask(
                 position,
-                (*request.context_ids, *request.continuation_ids)[:-1],
+                (request.context_ids + request.continuation_ids)[:-1],
                 len(request.context_ids) - 1,
-                tuple(request.continuation_ids),
+                request.continuation_ids,
                 letters=False,
             )
             for request in requests
@@ -179,23 +170,24 @@ class Scorer:
         limits = Limits(model, self.tokenizer)
         stop = stop_ids(model, self.tokenizer)
         verdicts: dict[int, Verdict] = {}
-        contexts: dict[int, tuple[int, ...]] = {}
+        asked: dict[int, Encoded] = {}
         for index, item in enumerate(items):
             try:
-                contexts[index] = self._context(item, limits)
+                asked[index] = self._generable(item, limits)
             except RowError as error:
                 verdicts[index] = failed(item.id, str(error))
-        order = sorted(contexts, key=lambda index: (-len(contexts[index]), contexts[index]))
+        order = sorted(asked, key=lambda index: (-len(asked[index].context_ids), asked[index].context_ids))
         device = next(model.parameters()).device
         for batch in range(sync_max(-(-len(order) // self.batch_size))):
             rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
 
             def finished(row: int, ids: list[int], rows: list[int] = rows) -> bool:
-                return decided(self._decode(ids), items[rows[row]].target, strict=self.encoder.append_eos)
+                index = rows[row]
+                return decided(self._decode(ids), items[index].target, strict=self._strict(asked[index]))
 
             generated = greedy(
                 model,
-                [contexts[index] for index in rows],
+                [asked[index].context_ids for index in rows],
                 max_new=[self.max_new_tokens] * len(rows),
                 stop=stop,
                 max_positions=limits.num_positions,
@@ -204,40 +196,40 @@ class Scorer:
                 sync_max=sync_max,
             )
             for index, result in zip(rows, generated, strict=True):
-                verdicts[index] = self._judge_text(items[index], result)
+                verdicts[index] = self._judge_text(items[index], result, self._strict(asked[index]))
         return [verdicts[index] for index in range(len(items))]
 
-    def _context(self, item: Item, limits: "Limits") -> tuple[int, ...]:
-        """Return the prompt tokens of one item.
+    def _generable(self, item: Item, limits: Limits) -> Encoded:
+        """Encode one item for generation.
 
         Raises:
-            RowError: it cannot be asked, or its answer cannot be generated within the limits.
+            RowError: it cannot be asked, or its answer cannot be generated within the limits: such an item would count
+                as wrong whatever the model knows.
         """
         if not item.target.strip():
             raise RowError("the answer is empty")
-        context = tuple(self.encoder.requests(item)[0].context_ids)
-        if not context:
-            raise RowError("the prompt encodes to no token")
-        limits.check(context)
-        answer = len(self.encoder.training(item).target_ids) - int(self.encoder.append_eos)
+        encoded = self.encoder.training(item)
+        limits.check(encoded.context_ids, encoded.target_ids)
+        answer = len(encoded.target_ids) - int(self._strict(encoded))
         if answer > self.max_new_tokens:
             raise RowError(f"the answer has {answer} tokens, more than assess.max_new_tokens {self.max_new_tokens}")
-        if len(context) + answer > limits.num_positions + 1:
-            raise RowError(
-                f"prompt and answer have {len(context) + answer} tokens, more than the model's {limits.num_positions}"
-            )
-        return context
+        return encoded
 
-    def _judge_text(self, item: Item, result: Generated) -> Verdict:
+    def _strict(self, encoded: Encoded) -> bool:
+        """Tell whether the end token is trained as part of the answer, so that nothing may follow it."""
+        return encoded.target_ids[-1] == self.tokenizer.eos_token_id
+
+    def _judge_text(self, item: Item, result: Generated, strict: bool) -> Verdict:
         if not result.finite:
             return failed(item.id, NON_FINITE)
         text = self._decode(result.ids)
         lines = text.strip().splitlines()
-        correct = answers(text, item.target, strict=self.encoder.append_eos)
+        correct = answers(text, item.target, strict=strict)
         return Verdict(item.id, correct, lines[0].strip() if lines else "", math.nan)
 
     def _decode(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
 
 
 def _scores(ask: _Ask, logits: torch.Tensor, first: int) -> list[float]:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -85,8 +85,9 @@ def score_items(
         num_gpus=1 if config.cluster.use_gpu else 0,
     )
     verdicts: dict[str, Verdict] = {}
-    for table in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for row in table.to_pylist():
+    blocks: Iterable[Any] = scored.iter_batches(batch_size=None, batch_format="pyarrow")
+    for block in blocks:
+        for row in block.to_pylist():
             if row["fatal"] is not None:
                 raise ConfigError(row["fatal"])
             verdicts[row["id"]] = _verdict(row)
@@ -127,7 +128,9 @@ class _ScoringActor:
             revision=config.model_revision,
             trust_remote_code=config.trust_remote_code,
         )
-        self.model = model.to("cuda") if config.cluster.use_gpu else model
+        self.model: torch.nn.Module = model
+        if config.cluster.use_gpu:
+            self.model.cuda()
         encoder = Encoder(
             tokenizer,
             scorer=scorer,
@@ -146,15 +149,20 @@ class _ScoringActor:
         )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Return the verdicts on one block of items."""
+        """Return the verdicts on one block of items, or one row that tells why none of any block can be had."""
         if self.fatal is not None:
             return _table([], [self.fatal])
-        return _table(self._score([Item.from_json(text) for text in batch["item"].to_pylist()]), [])
+        try:
+            return _table(self._score([Item.from_json(text) for text in batch["item"].to_pylist()]), [])
+        except UserError as error:
+            return _table([], [str(error)])
 
     def _score(self, items: list[Item]) -> list[Verdict]:
         """Score items together, and one by one where that fails, so that a bad one costs only itself."""
         try:
             return self.scorer.score(self.model, items)
+        except UserError:
+            raise
         # whatever a model's code or memory raises; a single item's failure is kept with the item and shown
         except Exception as error:
             if len(items) == 1:

@@ -25,6 +25,7 @@ from cpl_ray.mlflow_entries import (
     Entry,
     artifacts_entry,
     datasets_entry,
+    first_batch,
     metrics_entry,
     params_entry,
     record_metrics,
@@ -36,7 +37,6 @@ __all__ = ["TrackedRun", "Tracker", "default_uri", "deliver"]
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _log = logging.getLogger(__name__)
-_MAX_METRICS = 900  # MLflow takes 1,000 in one call
 _MAX_BACKOFF_S = 30.0
 
 
@@ -62,9 +62,7 @@ class Tracker:
         self._synced = False
         self._lost: str | None = None
         self._warned = False
-        self._retry_at = 0.0
-        self._backoff_s = 1.0
-        self._poll_s = 1.0
+        self._retry_at, self._backoff_s, self._poll_s = 0.0, 1.0, 1.0
         self._tail: Tail | None = None
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -156,14 +154,9 @@ class Tracker:
         if self.flush(timeout_s) or self._lost is None:
             self._add(Entry(lambda client, run_id: client.set_terminated(run_id, status)))
         if self.missing and not self._quiet:
-            kept = f" ({self._rejected} of them refused by MLflow)" if self._rejected else ""
             _log.warning(
-                "MLflow at %s lacks %d entries of this run%s; the numbers are in %s, "
-                "and `cpl register` or run.resume=true sends what is missing",
-                redact(self._uri),
-                self.missing,
-                kept,
-                self._run_dir / "metrics.jsonl",
+                f"MLflow at {redact(self._uri)} lacks {self.missing} entries of this run ({self._rejected} refused); "
+                f"the numbers are in {self._run_dir / 'metrics.jsonl'}; `cpl register` or run.resume=true sends them"
             )
 
     def _add(self, entry: Entry) -> None:
@@ -205,7 +198,7 @@ class Tracker:
         return True
 
     def _read(self) -> None:
-        """Queue new records; a step that was queued or sent before is a replay after a restart and is left out."""
+        """Queue new records; a step queued or sent before is a replay after a restart and is left out."""
         for record in self._tail.poll() if self._tail is not None else ():
             if record.step > self._seen.get(record.kind, -1):
                 self._seen[record.kind] = record.step
@@ -218,13 +211,13 @@ class Tracker:
             self._send_entry(client, run.run_id, self._entries[0])
             self._entries.popleft()
         while self._records:
-            batch = _first_batch(self._records)
+            batch = first_batch(self._records)
             with limited_http():
                 self._send_records(client, run.run_id, batch)
             for _ in batch:
                 self._records.popleft()
         if self._lost is not None:
-            _log.info("MLflow at %s answers again; everything missing was sent", redact(uri))
+            _log.info(f"MLflow at {redact(uri)} answers again; everything missing was sent")
         self._lost, self._backoff_s = None, 1.0
 
     def _reach(self, uri: str) -> tuple[MlflowClient, TrackedRun]:
@@ -270,7 +263,7 @@ class Tracker:
         if error.error_code != ErrorCode.Name(INVALID_PARAMETER_VALUE):
             raise error
         if not self._rejected:
-            _log.warning("MLflow refused a part of this run: %s", reason_of(error))
+            _log.warning(f"MLflow refused a part of this run: {reason_of(error)}")
         self._rejected += 1
 
     def _lose(self, error: Exception) -> None:
@@ -281,11 +274,8 @@ class Tracker:
         if not self._warned and not self._quiet:
             self._warned = True
             _log.warning(
-                "MLflow at %s cannot be reached (%s); the run goes on, its numbers are kept in %s "
-                "and are sent when MLflow answers again",
-                redact(str(self._uri)),
-                self._lost,
-                self._run_dir / "metrics.jsonl",
+                f"MLflow at {redact(str(self._uri))} cannot be reached ({self._lost}); the run goes on, its numbers are"
+                f" kept in {self._run_dir / 'metrics.jsonl'} and are sent when MLflow answers again"
             )
 
 
@@ -307,15 +297,3 @@ def deliver(config: Config, run_dir: Path, *, timeout_s: float = 60.0) -> Tracke
     if not done:
         raise UserError(f"MLflow at {redact(uri)} took only part of the run within {timeout_s:g} s; try again")
     return tracker.run
-
-
-def _first_batch(records: deque[Record]) -> list[Record]:
-    """Return the records that fit into one call, at least one; a record is never torn, so that it arrives whole."""
-    batch: list[Record] = []
-    room = _MAX_METRICS
-    for record in records:
-        room -= len(record.values) + 1
-        if room < 0 and batch:
-            break
-        batch.append(record)
-    return batch

@@ -34,13 +34,13 @@ def make_config(optimizer: dict[str, Any], stage: int, train: dict[str, Any], **
 
 def zero_run(configs: list[dict[str, Any]], tied: bool = False) -> list[dict[str, Any]]:
     """Train one toy model per configuration, one after the other in the same processes."""
-    from cpl_ray.engine import ZeroEngine, zero_stage
+    from cpl_ray.engine import ZeroEngine
 
     results = []
     for values in configs:
         config = Config.model_validate(values)
         engine = ZeroEngine(toy_model(tied=tied), config)
-        loop = TrainingLoop(config, engine, Rowset(INJECTION), Rowset(MASTERED), pad_id=0, zero_stage=zero_stage(config))
+        loop = TrainingLoop(config, engine, Rowset(INJECTION), Rowset(MASTERED), pad_id=0, zero_stage=engine.stage)
         state = loop.run()
         weights = {name: tensor.detach().float().clone() for name, tensor in engine.state_dict().items()}
         results.append(

@@ -1,0 +1,265 @@
+"""The model registry: a run's model becomes a version with alias `candidate`, and `champion` if the gate admits it."""
+
+import hashlib
+import importlib.metadata
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow.pyfunc
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelOutput
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import Array
+
+from cpl_ray import qa_model
+from cpl_ray.config import Config
+from cpl_ray.errors import DataError, UserError
+from cpl_ray.gate import GateVerdict, judge
+from cpl_ray.mlflow_client import UPLOAD_TIMEOUT_S, TrackedRun, connect, limited_http, reason_of, store_lock
+from cpl_ray.rundir import atomic_write_text
+from cpl_ray.tracking_uri import redact, required_uri
+
+CANDIDATE = "candidate"
+CHAMPION = "champion"
+_RATES = (("forgotten", "held_out"), ("learned",), ("learned_held_out",), ("forgotten", "in_set"))
+_PACKAGES = ("mlflow", "torch", "transformers", "safetensors", "pydantic", "pyarrow", "pyyaml", "jinja2", "pandas")
+_MAX_TAG_CHARS = 4000
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A version in the registry."""
+
+    name: str
+    version: str
+    uri: str
+    """`models:/<name>/<version>`."""
+
+
+def register(config: Config, run_dir: Path, tracked: TrackedRun) -> RegisteredVersion:
+    """Log the run's model as a pyfunc with its Hugging Face folder inside, register it, and set alias `candidate`.
+
+    A model that this run has registered before, unchanged, keeps its version; tags and alias are set again. Writes
+    `<run>/registered.json`.
+
+    Raises:
+        UserError: there is no model, or MLflow cannot be reached or refuses.
+    """
+    folder = run_dir / "model"
+    if not (folder / "config.json").is_file():
+        raise UserError(f"there is no model in {folder}; run `cpl train` first")
+    result = _read_json(run_dir / "result.json") if (run_dir / "result.json").is_file() else {}
+    settings = qa_model.settings_of(config, _scorer(config, run_dir))
+    identity = {"model_digest": model_digest(folder), "settings": settings, "tracking_uri": redact(tracked.uri)}
+    name = config.tracking.model_name
+    with _understood(tracked.uri):
+        client = _connect(tracked.uri)
+        version = _earlier(client, run_dir, name, identity)
+        if version is None:
+            model_id = _log_model(client, config, run_dir, tracked, settings)
+            version = _new_version(client, name, model_id, tracked.run_id)
+        registered = RegisteredVersion(name, str(version.version), f"models:/{name}/{version.version}")
+        about = {"run_name": run_dir.name, "scorer": settings["assess"]["scorer"], **_headline(result)}
+        with limited_http():
+            for key, value in {**about, "model_digest": identity["model_digest"]}.items():
+                client.set_model_version_tag(name, registered.version, key, value)
+            if not version.description:
+                text = f"{run_dir.name}: " + ", ".join(f"{key} {value}" for key, value in _headline(result).items())
+                client.update_model_version(name, registered.version, text.rstrip(": "))
+            client.set_registered_model_alias(name, CANDIDATE, registered.version)
+    content = {**asdict(registered), **identity, "run_id": tracked.run_id}
+    atomic_write_text(run_dir / "registered.json", json.dumps(content, indent=2) + "\n")
+    return registered
+
+
+def promote(config: Config, run_dir: Path) -> GateVerdict:
+    """Judge the registered model of a run, and give it the alias `champion` if it is within the budget.
+
+    Refused: no alias moves. Either way tags and description of the version say why, and the verdict is kept in
+    `<run>/result.json` under `gate`.
+
+    Raises:
+        UserError: the run is not evaluated or registered, its model has changed since, MLflow cannot be reached, or
+            another promotion moved the alias at the same moment.
+        ConfigError: tracking is off.
+    """
+    uri = required_uri(config, run_dir.parent)
+    for file, verb in (("result.json", "evaluate"), ("registered.json", "register")):
+        if not (run_dir / file).is_file():
+            raise UserError(f"the run {run_dir.name} has no {file}; run `cpl {verb}` first")
+    result, registered = _read_json(run_dir / "result.json"), _read_json(run_dir / "registered.json")
+    if absent := [key for key in ("name", "version", "model_digest") if key not in registered]:
+        raise DataError(f"{run_dir / 'registered.json'} has no {absent[0]!r}; run `cpl register` again")
+    if (run_dir / "model").is_dir() and model_digest(run_dir / "model") != registered["model_digest"]:
+        raise UserError(f"the model of {run_dir.name} is not the one that was registered; run `cpl register` again")
+    name, version = registered["name"], registered["version"]
+    verdict = judge(result, config.budget)
+    with _understood(uri), store_lock(uri, "promote"):
+        client = _connect(uri)
+        with limited_http():
+            if verdict.admitted:
+                _crown(client, name, version)
+            tags = {"gate": "admitted" if verdict.admitted else "refused", "gate_reasons": "; ".join(verdict.reasons)}
+            for key, value in tags.items():
+                client.set_model_version_tag(name, version, key, value[:_MAX_TAG_CHARS])
+            client.update_model_version(name, version, f"{run_dir.name}, {verdict.summary()}")
+    result["gate"] = {**verdict.to_dict(), "name": name, "version": version}
+    atomic_write_text(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
+    return verdict
+
+
+def model_digest(folder: Path) -> str:
+    """Return a sha256 over names and contents of a model folder, but for its card, which may be rewritten."""
+    whole = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md"):
+        with open(path, "rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        whole.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    return whole.hexdigest()
+
+
+def _crown(client: MlflowClient, name: str, version: str) -> None:
+    before = _by_alias(client, name, CHAMPION)
+    client.set_registered_model_alias(name, CHAMPION, version)
+    after = _by_alias(client, name, CHAMPION)
+    if after != version:
+        raise UserError(
+            f"another promotion made version {after} of {name!r} champion while version {version} was being promoted; "
+            "promote again if this one shall be it"
+        )
+    if before is not None and before != version:
+        client.set_model_version_tag(name, version, "replaced_champion", before)
+
+
+def _by_alias(client: MlflowClient, name: str, alias: str) -> str | None:
+    return client.get_registered_model(name).aliases.get(alias)
+
+
+def _earlier(client: MlflowClient, run_dir: Path, name: str, identity: Mapping[str, Any]) -> ModelVersion | None:
+    """Return the version this run has registered before, if it is the same model and the registry still has it."""
+    if not (run_dir / "registered.json").is_file():
+        return None
+    saved = _read_json(run_dir / "registered.json")
+    if saved.get("name") != name or any(saved.get(key) != value for key, value in identity.items()):
+        return None
+    try:
+        with limited_http():
+            version = client.get_model_version(name, saved["version"])
+    except MlflowException as error:
+        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            return None
+        raise
+    return version if version.tags.get("model_digest") == identity["model_digest"] else None
+
+
+def _log_model(
+    client: MlflowClient, config: Config, run_dir: Path, tracked: TrackedRun, settings: Mapping[str, Any]
+) -> str:
+    """Build the pyfunc folder beside the model and upload it as a logged model of the run. Returns the model's id."""
+    with limited_http():
+        logged = client.create_logged_model(
+            tracked.experiment_id, name="qa", source_run_id=tracked.run_id, model_type="question-answering"
+        )
+        client.log_outputs(tracked.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    try:
+        # in the run folder: there is room for a model there, and a resumed run deletes what a killed one left
+        with tempfile.TemporaryDirectory(dir=run_dir, prefix=".register.part-") as part:
+            (Path(part) / "settings.json").write_text(json.dumps(settings, indent=2), "utf-8")
+            mlflow.pyfunc.save_model(
+                path=f"{part}/pyfunc",
+                mlflow_model=Model(run_id=tracked.run_id, model_uuid=logged.model_id, model_id=logged.model_id),
+                python_model=qa_model.__file__,
+                code_paths=[str(Path(qa_model.__file__).parent)],
+                artifacts={qa_model.MODEL: str(run_dir / "model"), qa_model.SETTINGS: f"{part}/settings.json"},
+                signature=_signature(config),
+                pip_requirements=_requirements(),
+            )
+            with limited_http(UPLOAD_TIMEOUT_S):
+                client.log_model_artifacts(logged.model_id, f"{part}/pyfunc")
+    except BaseException:
+        with suppress(MlflowException), limited_http():  # the first failure is the one to be told
+            client.finalize_logged_model(logged.model_id, "FAILED")
+        raise
+    with limited_http():
+        client.finalize_logged_model(logged.model_id, "READY")
+    return str(logged.model_id)
+
+
+def _new_version(client: MlflowClient, name: str, model_id: str, run_id: str) -> ModelVersion:
+    with limited_http():
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+                raise
+        return client.create_model_version(name, f"models:/{model_id}", run_id, model_id=model_id)
+
+
+def _signature(config: Config) -> ModelSignature:
+    texts = [ColSpec(DataType.string, name, required=False) for name in qa_model.COLUMNS if name != "choices"]
+    inputs = Schema([*texts, ColSpec(Array(DataType.string), "choices", required=False)])
+    params = ParamSchema([ParamSpec("max_new_tokens", DataType.long, config.assess.max_new_tokens)])
+    return ModelSignature(inputs, Schema([ColSpec(DataType.string)]), params)
+
+
+def _requirements() -> list[str]:
+    """Return what the pyfunc needs, at the versions of this environment (without local suffixes such as `+cpu`)."""
+    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in _PACKAGES]
+
+
+def _scorer(config: Config, run_dir: Path) -> str:
+    """Return the scorer that measured the run; `auto` only for a run that was never assessed."""
+    for path in (run_dir / "assessment" / "manifest.json", run_dir / "manifest.json"):
+        if config.assess.scorer == "auto" and path.is_file():
+            scorer = _read_json(path).get("scorer")
+            if isinstance(scorer, str):
+                return scorer
+    return config.assess.scorer
+
+
+def _headline(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return the headline rates for tags, e.g. `forgotten_held_out`: `0.0312 (2 of 64)`."""
+    said = {}
+    for path in _RATES:
+        rate: Any = result
+        for key in path:
+            rate = rate.get(key) if isinstance(rate, Mapping) else None
+        if isinstance(rate, Mapping) and rate.get("of"):
+            said["_".join(path)] = f"{rate['count'] / rate['of']:.4f} ({rate['count']} of {rate['of']})"
+    return said
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds no JSON object")
+    return content
+
+
+def _connect(uri: str) -> MlflowClient:
+    with limited_http():
+        return connect(uri)
+
+
+@contextmanager
+def _understood(uri: str) -> Iterator[None]:
+    """Turn whatever MLflow and its stores raise into one clear sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    # MLflow, SQLAlchemy, requests and artifact stores share no base class
+    except Exception as error:
+        raise UserError(f"MLflow at {redact(uri)} cannot be reached or refuses: {reason_of(error)}") from error

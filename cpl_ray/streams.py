@@ -1,0 +1,102 @@
+"""Ray Data streams of encoded items, read in an order that is fixed before sharding.
+
+Every worker iterates the whole stream of its set, which Ray keeps once per node in shared memory, and takes only the
+rows of its slice (order.py). So every row comes exactly once an epoch and the world size changes no batch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pyarrow as pa
+import ray.data
+from ray.data import DataIterator, Dataset
+
+from cpl_ray.assessment import Row
+from cpl_ray.encoding import Encoded, Encoder
+from cpl_ray.errors import DataError
+from cpl_ray.items import Item
+from cpl_ray.order import Rows
+
+BLOCK_ROWS = 4096
+_ENCODED = pa.schema([("id", pa.string()), ("context_ids", pa.list_(pa.int32())), ("target_ids", pa.list_(pa.int32()))])
+_SCORED = pa.schema([("part", pa.string()), ("item", pa.string()), ("correct_before", pa.bool_())])
+
+
+def encoded_stream(items: Sequence[Item], encoder: Encoder, name: str) -> Dataset:
+    """Tokenise a set once and put it into Ray's object store, in file order.
+
+    Args:
+        items: the set.
+        encoder: tokenises one item.
+        name: the set's name, for messages.
+
+    Raises:
+        DataError: the set is empty.
+        RowError: an item cannot be encoded (callers have set such items aside before).
+    """
+    if not items:
+        raise DataError(f"the {name} set is empty; nothing can be trained on it")
+    tables = []
+    for start in range(0, len(items), BLOCK_ROWS):
+        rows = [encoder.training(item) for item in items[start : start + BLOCK_ROWS]]
+        columns = [[row.id for row in rows], [row.context_ids for row in rows], [row.target_ids for row in rows]]
+        tables.append(pa.table(columns, schema=_ENCODED))
+    return ray.data.from_arrow(tables)
+
+
+def scored_stream(parts: dict[str, Sequence[Row]]) -> Dataset:
+    """Put the items to be scored during training into the object store, with what the base model made of them."""
+    rows = [(part, row.item.to_json(), row.before.correct) for part, own in parts.items() for row in own if row.before]
+    columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[], [], []]
+    return ray.data.from_arrow(pa.table(columns, schema=_SCORED))
+
+
+def blocks_of(iterator: DataIterator) -> Callable[[], Iterator[pa.Table]]:
+    """Return a function that starts a new pass over a worker's stream, in blocks."""
+    return lambda: iter(iterator.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
+
+
+class StreamSource:
+    """A stream as the loop's row source; at most two windows of rows are held.
+
+    Args:
+        blocks: starts a pass over the stream, in order.
+        num_rows: rows in the stream.
+        window: rows per window, as in the item order; None: the whole set is one window and is read once.
+    """
+
+    def __init__(self, blocks: Callable[[], Iterator[pa.Table]], num_rows: int, window: int | None = None) -> None:
+        self.num_rows = num_rows
+        self._blocks, self._window = blocks, min(window or num_rows, num_rows)
+        self._held: dict[int, pa.Table] = {}
+        self._pass: Iterator[pa.Table] = iter(())
+        self._next_window, self._rest = -1, _ENCODED.empty_table()
+
+    def take(self, rows: Rows) -> list[Encoded]:
+        """Return rows by number. Windows should be asked for in ascending order: going back starts a new pass."""
+        return [self._row(row) for row in rows]
+
+    def _row(self, row: int) -> Encoded:
+        window, index = divmod(row, self._window)
+        while window not in self._held:
+            self._read_window(window)
+        table = self._held[window]
+        return Encoded(
+            table["id"][index].as_py(),
+            tuple(table["context_ids"][index].as_py()),
+            tuple(table["target_ids"][index].as_py()),
+        )
+
+    def _read_window(self, wanted: int) -> None:
+        if self._next_window < 0 or wanted < self._next_window:
+            self._pass, self._next_window, self._rest = self._blocks(), 0, _ENCODED.empty_table()
+        start = self._next_window * self._window
+        size = min(self._window, self.num_rows - start)
+        while self._rest.num_rows < size:
+            block = next(self._pass, None)
+            if block is None:
+                raise DataError(f"a stream ended at row {start + self._rest.num_rows} of {self.num_rows}")
+            self._rest = pa.concat_tables([self._rest, block.select(_ENCODED.names).cast(_ENCODED)])
+        self._held = {key: table for key, table in self._held.items() if key == self._next_window - 1}
+        self._held[self._next_window] = self._rest.slice(0, size).combine_chunks()
+        self._rest = self._rest.slice(size)
+        self._next_window += 1

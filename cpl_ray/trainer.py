@@ -1,0 +1,119 @@
+"""The driver's side of a training run: streams, Ray Train, and how a failure comes back."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.data import ExecutionOptions
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from cpl_ray import errors
+from cpl_ray.assessment import Assessment, in_denominator
+from cpl_ray.checkpoint import check_resumable, latest_checkpoint
+from cpl_ray.config import Config
+from cpl_ray.encoding import Encoder
+from cpl_ray.errors import DataError, UserError
+from cpl_ray.evaluation import COUNTS
+from cpl_ray.loop import CHECKPOINTS
+from cpl_ray.streams import encoded_stream, scored_stream
+from cpl_ray.worker import train_worker
+
+POLL_S = "0.3"  # how often the controller looks at its workers; Ray's 2 s are felt at the end of every short run
+
+
+def train(
+    config: Config,
+    assessment: Assessment,
+    encoder: Encoder,
+    *,
+    scorer: str,
+    max_length: int,
+    run_folder: Path,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Train on the assessment's training parts and return the run's summary.
+
+    Ray must be initialised. The newest checkpoint in the run folder is continued if there is one.
+
+    Args:
+        config: the run; `model` must be visible to every node.
+        assessment: its parts `mastered_train` and `injection_train` are trained on.
+        encoder: tokenises items for training.
+        scorer: resolved scorer of evaluations during training.
+        max_length: longest item in tokens.
+        run_folder: absolute; shared by all nodes.
+        say: prints progress.
+
+    Raises:
+        DataError: a training part is empty.
+        ResumeError: the newest checkpoint does not fit this run.
+        NonFiniteError: a loss or gradient was not finite.
+        UserError: the workers failed more often than `cluster.max_failures`.
+    """
+    checkpoint = latest_checkpoint(run_folder / CHECKPOINTS)
+    if checkpoint is not None:
+        check_resumable(checkpoint, world_size=config.cluster.num_workers, zero_stage=config.running_zero_stage)
+        say(f"resuming after update {checkpoint.step}")
+    datasets = {"injection": _stream(assessment, encoder, "injection")}
+    if config.train.rule == "cpl":
+        datasets["mastered"] = _stream(assessment, encoder, "mastered")
+    counted = {part: [r for r in assessment.parts[part] if in_denominator(part, r.before)] for part in COUNTS}
+    if config.evaluate.every is not None and any(counted.values()):
+        datasets["evaluation"] = scored_stream(counted)
+    job = {
+        "config": config.model_dump(),
+        "run_folder": str(run_folder),
+        "scorer": scorer,
+        "max_length": max_length,
+        "num_rows": {name: dataset.count() for name, dataset in datasets.items()},
+    }
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
+    for name in ("ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    cluster = config.cluster
+    resources = {"CPU": cluster.cpus_per_worker, **({"GPU": 1} if cluster.use_gpu else {})}
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config=job,
+        torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo", timeout_s=cluster.timeout_s),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=cluster.num_workers, use_gpu=cluster.use_gpu, resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"attempt-{time.time_ns()}",
+            storage_path=str(run_folder / "train" / "ray"),
+            failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
+            logging_config=ray.train.LoggingConfig("WARNING"),
+        ),
+        datasets=datasets,
+        # every worker reads the whole stream and takes its slice of each global batch
+        dataset_config=ray.train.DataConfig(
+            datasets_to_split=[], execution_options=ExecutionOptions(preserve_order=True)
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        failures = getattr(error, "worker_failures", {}) or {"driver": error}
+        rank, cause = next(iter(failures.items()))
+        lines = [line for line in str(cause).splitlines() if line.strip()]
+        raise UserError(f"training failed on worker {rank}: {lines[-1] if lines else type(cause).__name__}") from error
+    summary = result.return_value
+    if not isinstance(summary, dict):
+        raise UserError("training ended without a result; the workers' logs are in Ray's session folder")
+    if "error" in summary:
+        kind, message = summary["error"]
+        raise getattr(errors, kind)(message)
+    return summary
+
+
+def _stream(assessment: Assessment, encoder: Encoder, side: str) -> ray.data.Dataset:
+    rows = assessment.parts[f"{side}_train"]
+    if not rows:
+        raise DataError(f"the {side} set is empty; nothing can be trained on it")
+    return encoded_stream([row.item for row in rows], encoder, side).materialize()

@@ -1,0 +1,128 @@
+"""What one Ray Train worker does: build model, engine, streams and evaluator, run the loop, save the model."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import ray.train
+
+from cpl_ray.config import Config
+from cpl_ray.errors import UserError
+from cpl_ray.items import Item
+from cpl_ray.rundir import atomic_write_text
+from cpl_ray.streams import StreamSource, blocks_of
+
+SUMMARY = Path("train", "summary.json")
+
+
+def train_worker(job: dict[str, Any]) -> dict[str, Any]:
+    """Run on every worker.
+
+    Args:
+        job: `config` (the configuration as a dict), `run_folder` (absolute, shared), `scorer`, `max_length` (tokens),
+            `num_rows` (rows by stream name).
+
+    Returns:
+        The summary of the run, or `{"error": [class name, message]}` for a failure that no restart would mend: Ray
+        would try again otherwise.
+    """
+    try:
+        return _train(job)
+    except UserError as error:
+        return {"error": [type(error).__name__, str(error)]}
+
+
+def _train(job: dict[str, Any]) -> dict[str, Any]:
+    # imported here: the controller and a head node without these packages import this module too
+    import torch
+
+    from cpl_ray.collectives import Collectives
+    from cpl_ray.encoding import Encoder
+    from cpl_ray.engine import ZeroEngine
+    from cpl_ray.evaluation import Evaluator, ScoredItem
+    from cpl_ray.loop import TrainingLoop
+    from cpl_ray.model import load_model, load_tokenizer, save_model
+    from cpl_ray.predict import Scorer
+
+    config = Config.model_validate(job["config"])
+    run_folder = Path(job["run_folder"])
+    started = time.time()
+    if not config.cluster.use_gpu:
+        torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
+    tokenizer = load_tokenizer(config)
+    model = load_model(
+        config.model,
+        dtype=config.train.dtype,
+        revision=config.model_revision,
+        trust_remote_code=config.trust_remote_code,
+    )
+    if config.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    engine = ZeroEngine(model, config)
+    window = config.data.shuffle_window
+    sources = {
+        name: StreamSource(blocks_of(ray.train.get_dataset_shard(name)), job["num_rows"][name], window)
+        for name in ("injection", "mastered")
+        if name in job["num_rows"]
+    }
+    evaluate = None
+    if job["num_rows"].get("evaluation"):
+        encoder = Encoder(
+            tokenizer,
+            scorer=job["scorer"],
+            prompt=config.prompt,
+            max_length=job["max_length"],
+            over_long=config.data.over_long,
+            append_eos=config.data.append_eos,
+        )
+        scorer = Scorer(
+            tokenizer,
+            encoder,
+            name=job["scorer"],
+            batch_size=config.assess.batch_size,
+            max_new_tokens=config.assess.max_new_tokens,
+            permutations=config.assess.permutations,
+        )
+        items = [
+            ScoredItem(Item.from_json(row["item"]), row["part"], row["correct_before"])
+            for block in blocks_of(ray.train.get_dataset_shard("evaluation"))()
+            for row in block.to_pylist()
+        ]
+        evaluator = Evaluator(items, scorer, Collectives(engine.device))
+        evaluate = lambda: evaluator.run(engine.module)  # noqa: E731
+    loop = TrainingLoop(
+        config,
+        engine,
+        sources["injection"],
+        sources.get("mastered"),
+        pad_id=tokenizer.pad_token_id or 0,
+        evaluate=evaluate,
+        run_folder=run_folder,
+        zero_stage=engine.stage,
+        report=ray.train.report,
+    )
+    ready = time.time()
+    state = loop.run()
+    weights = engine.state_dict()
+    summary: dict[str, Any] = {
+        "steps": state.step,
+        "epochs": state.step / loop.steps_per_epoch,
+        "captures": state.captures,
+        "stopped_at_learned": state.stopped,
+        "moved_against": int(state.moved_against),
+        "collaborative_share": state.mean("collaborative_share"),
+        "flip_rate": state.mean("flip_rate"),
+        "moved_share": state.mean("moved_share"),
+        "last_evaluation": state.last_evaluation,
+        "num_params": engine.num_params,
+        "world_size": loop.comm.world_size,
+        "start_s": ready - started,
+        "train_s": time.time() - ready,
+        "deepspeed": engine.config,
+    }
+    if loop.comm.rank == 0:
+        save_model(model, tokenizer, run_folder / "model", state_dict=weights)
+        atomic_write_text(run_folder / SUMMARY, json.dumps(summary, indent=1))
+    loop.comm.barrier()
+    return summary

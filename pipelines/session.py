@@ -1,0 +1,38 @@
+"""Connect to Ray: the cluster that the environment names, else one on this machine for as long as the command runs."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from cpl_ray.config import Config
+
+
+@contextmanager
+def ray_session(config: Config, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold a Ray session; an open one is used and left open.
+
+    `RAY_ADDRESS` (also set inside a submitted job) means that cluster. Otherwise a local one is started, with at least
+    as many CPU slots as the run's workers ask for: on a laptop, workers beyond the cores simply share them.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    needed = config.cluster.num_workers * config.cluster.cpus_per_worker
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.ERROR)
+        slots = ray.cluster_resources().get("CPU", 0.0)
+        if slots < needed:
+            say(f"waiting: the run asks for {needed:g} CPU slots, the cluster has {slots:g} now")
+    else:
+        cores = os.cpu_count() or 1
+        slots = max(cores, -int(-needed // 1))
+        ray.init(num_cpus=int(slots), include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+        say(f"started Ray on this machine with {int(slots)} CPU slots")
+    try:
+        yield
+    finally:
+        ray.shutdown()

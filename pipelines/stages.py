@@ -1,0 +1,200 @@
+"""The stages of a run, as the verbs call them: each takes the configuration, the run folder and a way to say things."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cpl_ray.config import Config
+from cpl_ray.environment import snapshot
+from cpl_ray.errors import ConfigError, UserError
+from cpl_ray.loading import load_config
+from cpl_ray.model_source import local_source
+from cpl_ray.resume import check_same_job
+from cpl_ray.rundir import RunDir, atomic_write_text
+from cpl_ray.tracking import Tracker
+from pipelines.assessing import adopt_assessment, assess_items, encoder_of
+from pipelines.console import Say
+from pipelines.progress import training_progress
+from pipelines.session import ray_session
+
+
+def run(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
+    """Assess, train, evaluate, register; with `gate` also judge. On resume finished stages are not done again."""
+    started = time.time()
+    seconds: dict[str, float] = {}
+    with _tracked(config, run) as tracker, ray_session(config, say):
+        for name, done, stage in (
+            ("assess", run.assessment, assess),
+            ("train", run.model, train),
+            ("evaluate", run.result, evaluate),
+        ):
+            if config.run.resume and done.exists():
+                say(f"{name}: done before")
+                continue
+            begun = time.time()
+            stage(config, run, say, tracker)
+            seconds[f"{name}_s"] = round(time.time() - begun, 1)
+    outcome: dict[str, Any] = {}
+    if config.tracking.enabled:
+        begun = time.time()
+        outcome = register(config, run, say)
+        seconds["register_s"] = round(time.time() - begun, 1)
+    if config.gate:
+        outcome |= promote(config, run, say)
+    say(f"{', '.join(f'{name[:-2]} {value} s' for name, value in seconds.items())}; all {time.time() - started:.0f} s")
+    return _result(run) | outcome
+
+
+def assess(config: Config, run: RunDir, say: Say, tracker: Tracker | None = None) -> dict[str, Any]:
+    """Find what the base model has mastered, or take over the assessment that `data.assessment` names."""
+    config = _prepared(config, run)
+    manifest = adopt_assessment(config, run, say) if config.data.assessment else assess_items(config, run, say)
+    if tracker is not None:
+        tracker.log_datasets(manifest, run.root)
+    return {"assessment": {"scorer": manifest["scorer"], "counts": manifest["counts"]}}
+
+
+def train(config: Config, run: RunDir, say: Say, tracker: Tracker | None = None) -> dict[str, Any]:
+    """Train on the run's assessment, or on brought sets (which are scored first if evaluations need it)."""
+    from cpl_ray.assessment import read_assessment
+    from cpl_ray.trainer import train as train_on_cluster
+
+    config = _prepared(config, run)
+    if config.run.resume:
+        check_same_job(load_config(run.config, ()), config)
+    with _tracked(config, run, tracker) as tracker, ray_session(config, say):
+        if not run.assessment.exists():
+            if config.data.assessment:
+                adopt_assessment(config, run, say)
+            elif config.data.mastered is not None:
+                assess_items(config, run, say, score=config.evaluate.every is not None)
+            else:
+                raise ConfigError(
+                    f"{run.root} has no assessment; run `cpl assess` first, or `cpl run` for the whole job"
+                )
+        assessment = read_assessment(run.assessment)
+        encoder, max_length = encoder_of(config, assessment)
+        tracker.follow(run.metrics)
+        with training_progress(run.metrics, say):
+            summary = train_on_cluster(
+                config,
+                assessment,
+                encoder,
+                scorer=str(assessment.manifest["scorer"]),
+                max_length=max_length,
+                run_folder=run.root,
+                say=say,
+            )
+        tracker.log_params({"deepspeed_config": summary["deepspeed"]})
+    say(f"trained {summary['steps']} updates in {summary['train_s']:.0f} s; model in {run.model}")
+    return {"training": summary}
+
+
+def evaluate(config: Config, run: RunDir, say: Say, tracker: Tracker | None = None) -> dict[str, Any]:
+    """Score the trained model on every part; write the ledger, result.json, figures and model card."""
+    from cpl_ray.assessment import read_assessment
+    from cpl_ray.card import write_card
+    from cpl_ray.figures import draw_figures
+    from cpl_ray.ledger import build_ledger, summarise, write_ledger
+    from cpl_ray.scoring import score_items
+
+    config = _prepared(config, run)
+    if not (run.model / "config.json").is_file():
+        raise UserError(f"there is no trained model in {run.root}; run `cpl train` first")
+    assessment = read_assessment(run.assessment)
+    if not assessment.scored:
+        raise UserError(f"the sets in {run.assessment} were never asked before training; run `cpl assess` first")
+    _, max_length = encoder_of(config, assessment)
+    items = [row.item for _, row in assessment.rows()]
+    scorer = str(assessment.manifest["scorer"])
+    with _tracked(config, run, tracker) as tracker:
+        with ray_session(config, say):
+            say(f"asking the trained model {len(items)} items by {scorer}")
+            after = score_items(items, config=config, scorer=scorer, model_path=str(run.model), max_length=max_length)
+        ledger = build_ledger(assessment, after)
+        write_ledger(run.flips, ledger)
+        training = json.loads((run.train / "summary.json").read_text(encoding="utf-8"))
+        shown = ("collaborative_share", "moved_against", "flip_rate", "moved_share", "steps", "epochs", "train_s")
+        result = {
+            "run": run.name,
+            "model": config.model,
+            "rule": config.train.rule,
+            "scorer": scorer,
+            **summarise(ledger),
+            **{name: training[name] for name in (*shown, "stopped_at_learned", "num_params", "world_size")},
+        }
+        draw_figures(run.metrics, run.figures)
+        write_card(run.model, result, config, assessment.manifest)
+        tracker.flush()
+        result["tracking"] = {"missing": tracker.missing, "reason": tracker.lost}
+        atomic_write_text(run.result, json.dumps(result, indent=2) + "\n")
+        tracker.log_metrics(_final_metrics(result), step=training["steps"])
+        for path in (run.config, run.manifest, run.environment, run.result, run.metrics, run.flips, run.figures):
+            tracker.log_artifacts(path)
+    return result
+
+
+def register(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
+    """Add the model to the registry as `candidate`; deliver to MLflow what training could not."""
+    from cpl_ray.registry import register as register_version
+    from cpl_ray.tracking import deliver
+
+    config = _prepared(config, run)
+    registered = register_version(config, run.root, deliver(config, run.root))
+    say(f"registered {registered.name} version {registered.version}, alias candidate")
+    return {"registered": {"name": registered.name, "version": registered.version, "uri": registered.uri}}
+
+
+def promote(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
+    """Judge the registered model; admitted: alias `champion`. The verdict is in the returned `gate`."""
+    from cpl_ray.registry import promote as judge_and_promote
+
+    verdict = judge_and_promote(_prepared(config, run), run.root)
+    return _result(run) | {"gate": verdict.to_dict()}
+
+
+def _prepared(config: Config, run: RunDir) -> Config:
+    """Record the environment once, and make a local model's path absolute: workers have another working folder."""
+    if not run.environment.exists():
+        atomic_write_text(run.environment, json.dumps(snapshot(), indent=2) + "\n")
+    folder = local_source(config.model)
+    return config if folder is None else config.model_copy(update={"model": str(folder)})
+
+
+def _result(run: RunDir) -> dict[str, Any]:
+    return json.loads(run.result.read_text(encoding="utf-8"))
+
+
+def _final_metrics(result: dict[str, Any]) -> dict[str, float]:
+    rates = {
+        "final/learned": result["learned"],
+        "final/learned_held_out": result["learned_held_out"],
+        **{f"final/forgotten_{name}": rate for name, rate in result["forgotten"].items()},
+    }
+    metrics = {name: float(rate["count"]) for name, rate in rates.items() if rate is not None}
+    metrics |= {f"{name}_share": rate["share"] for name, rate in rates.items() if rate and rate["share"] is not None}
+    for name in ("collaborative_share", "moved_against"):
+        if result[name] is not None:
+            metrics[f"final/{name}"] = float(result[name])
+    return metrics
+
+
+@contextmanager
+def _tracked(config: Config, run: RunDir, tracker: Tracker | None = None) -> Iterator[Tracker]:
+    """Hold the run's tracker: the caller's, or a new one on the run's MLflow run, closed truthfully at the end."""
+    if tracker is not None:
+        yield tracker
+        return
+    tracker = Tracker.open(config, run.root, resume=run.tracking.exists())
+    tracker.log_params(config.model_dump())
+    try:
+        yield tracker
+    except KeyboardInterrupt:
+        tracker.finish("KILLED")
+        raise
+    except BaseException:
+        tracker.finish("FAILED")
+        raise
+    tracker.finish()

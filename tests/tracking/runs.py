@@ -1,0 +1,114 @@
+"""What the tests of tracking and registry share: a run folder being written, and an MLflow server to be killed."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import requests
+import torch
+from mlflow import MlflowClient
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from cpl_ray.config import Config, RunSection, TrackingConfig
+from cpl_ray.model import save_model
+from cpl_ray.tracking import TrackedRun
+
+
+def make_config(tmp_path: Path, **tracking: Any) -> Config:
+    return Config(model="m", run=RunSection(name="r", dir=str(tmp_path)), tracking=TrackingConfig(**tracking))
+
+
+def make_model(folder: Path, seed: int = 0) -> None:
+    """Save a random two-layer Qwen2 with a tokenizer of bytes and a chat template."""
+    torch.manual_seed(seed)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = {word: index for index, word in enumerate(["<end>", *alphabet])}
+    inner = Tokenizer(models.BPE(vocab=words, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>")
+    tokenizer.chat_template = "{% for m in messages %}U: {{ m.content }}\n{% endfor %}A: "
+    config = Qwen2Config(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.4,
+        eos_token_id=0,
+    )
+    save_model(Qwen2ForCausalLM(config), tokenizer, folder)
+
+
+def rate(count: int, of: int) -> dict[str, Any]:
+    return {"count": count, "of": of, "share": count / of, "low": 0.0, "high": 1.0}
+
+
+def line(step: int, kind: str = "train", at: float = 1.7e9, **values: float) -> str:
+    return json.dumps({"step": step, "kind": kind, "time": at + step, **(values or {"loss": 1.0 / (step + 1)})}) + "\n"
+
+
+def append(run_dir: Path, text: str) -> None:
+    with open(run_dir / "metrics.jsonl", "a", encoding="utf-8") as stream:
+        stream.write(text)
+
+
+def steps(run: TrackedRun | None, key: str = "train/loss") -> list[int]:
+    assert run is not None
+    return [metric.step for metric in MlflowClient(run.uri).get_metric_history(run.run_id, key)]
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """An `mlflow server` on loopback which can be killed and started again on the same store and port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
+        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with open(self.folder / "server.log", "ab") as log:
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=self.folder
+            )
+        wait_for(self.answers, 120)
+
+    def answers(self) -> bool:
+        try:
+            return bool(requests.get(f"{self.uri}/health", timeout=2).ok)
+        except requests.RequestException:
+            return False
+
+    def kill(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None

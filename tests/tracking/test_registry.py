@@ -1,0 +1,247 @@
+"""Registering and promoting in a real MLflow registry, with a real (random, tiny) model that answers questions."""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+from cpl_ray.config import BudgetConfig, Config, PromptConfig
+from cpl_ray.encoding import Encoder
+from cpl_ray.errors import ConfigError, DataError, UserError
+from cpl_ray.items import Item
+from cpl_ray.model import load_model, load_tokenizer, model_max_length
+from cpl_ray.predict import Scorer
+from cpl_ray.registry import model_digest, promote, register
+from cpl_ray.tracking import TrackedRun, deliver
+from tests.tracking.runs import free_port, make_config, make_model, rate
+
+GOOD = {"learned": rate(9, 10), "forgotten": {"held_out": rate(1, 40)}}
+BAD = {"learned": rate(9, 10), "forgotten": {"held_out": rate(11, 40)}}
+QUESTIONS = ["Where does the Elbe rise?", "What is {brass} made of?", "Who wrote Emma?", "Which is the largest moon?"]
+CHOICES = [
+    ("in Poland", "in Czechia"),
+    ("tin", "copper and zinc", "iron"),
+    ("Austen", "Eliot"),
+    ("Titan", "Io", "Ganymede"),
+]
+
+
+def trained(
+    config: Config, run_dir: Path, scorer: str | None = None, result: dict[str, Any] | None = None
+) -> TrackedRun:
+    make_model(run_dir / "model")
+    if scorer is not None:
+        (run_dir / "manifest.json").write_text(json.dumps({"scorer": scorer}))
+    if result is not None:
+        (run_dir / "result.json").write_text(json.dumps(result))
+    return deliver(config, run_dir)
+
+
+def with_config(config: Config, **changes: Any) -> Config:
+    return Config.model_validate({**config.model_dump(), **changes})
+
+
+def measured(config: Config, run_dir: Path, items: list[Item], name: str) -> list[Any]:
+    """Return the verdicts of the scorer itself."""
+    tokenizer, model = load_tokenizer(config, run_dir / "model"), load_model(run_dir / "model")
+    encoder = Encoder(
+        tokenizer,
+        scorer=name,
+        prompt=config.prompt,
+        max_length=config.data.max_length or model_max_length(model.config, tokenizer),
+        over_long=config.data.over_long,
+        append_eos=config.data.append_eos,
+    )
+    scorer = Scorer(tokenizer, encoder, name=name, batch_size=3, max_new_tokens=config.assess.max_new_tokens)
+    return scorer.score(model, items)
+
+
+def ask(run: TrackedRun, alias: str, frame: pd.DataFrame, **params: Any) -> list[Any]:
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(run.uri)
+    try:
+        loaded = mlflow.pyfunc.load_model(f"models:/cpl-model@{alias}")
+        return list(loaded.predict(frame, params=params or None))
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+@pytest.mark.parametrize("name", ["choice_loglik", "choice_loglik_norm", "letter_logit"])
+def test_registered_model_chooses_as_the_scorer_did(tmp_path: Path, run_dir: Path, name: str) -> None:
+    prompt = PromptConfig(template="{options}\nQ {question}" if name == "choice_loglik" else None)
+    config = with_config(make_config(tmp_path), prompt=prompt, data={"max_length": 120})
+    run = trained(config, run_dir, scorer=name)
+    registered = register(config, run_dir, run)
+    assert (registered.name, registered.version, registered.uri) == ("cpl-model", "1", "models:/cpl-model/1")
+    frame = pd.DataFrame({"question": QUESTIONS * 2, "choices": [list(c) for c in CHOICES] * 2})
+    items = [
+        Item(str(row), "multiple_choice", question, choices, len(choices) - 1, choices[-1])
+        for row, (question, choices) in enumerate(zip(QUESTIONS, CHOICES, strict=True))
+    ]
+    best = [int(np.argmax(verdict.scores)) for verdict in measured(config, run_dir, items, name)]
+    expected = [item.choices[index] for item, index in zip(items, best, strict=True)]
+    assert ask(run, "candidate", frame) == expected * 2
+
+
+def test_registered_model_generates_as_the_scorer_did(tmp_path: Path, run_dir: Path) -> None:
+    config = with_config(make_config(tmp_path), assess={"max_new_tokens": 6})
+    run = trained(config, run_dir, scorer="exact_match")
+    register(config, run_dir, run)
+    items = [
+        Item("q", "multiple_choice", QUESTIONS[0], target="x"),
+        Item("c", "cloze", target="x", cloze="The Elbe rises"),
+        Item("p", "completion", target="x", prompt="def f(x):"),
+    ]
+    frame = pd.DataFrame({
+        "question": [QUESTIONS[0], None, None], "cloze": [None, "The Elbe rises", None], "prompt": [None, None, "def f(x):"]
+    })  # fmt: skip
+    verdicts = measured(config, run_dir, items, "exact_match")
+    assert [verdict.error for verdict in verdicts] == [None] * 3
+    answers = ask(run, "candidate", frame)
+    assert answers == [verdict.prediction for verdict in verdicts]
+    assert any(answers)
+    longer = ask(run, "candidate", frame, max_new_tokens=12)
+    assert all(long.startswith(short) for long, short in zip(longer, answers, strict=True))
+    assert any(len(long) > len(short) for long, short in zip(longer, answers, strict=True))
+
+
+def test_rows_with_and_without_choices_and_rows_that_ask_nothing(tmp_path: Path, run_dir: Path) -> None:
+    config = make_config(tmp_path)
+    run = trained(config, run_dir)
+    register(config, run_dir, run)
+    mixed = pd.DataFrame({"question": QUESTIONS[:2], "choices": [["tin", "iron"], None]})
+    chosen, generated = ask(run, "candidate", mixed)
+    assert chosen in ("tin", "iron")
+    assert isinstance(generated, str)
+    assert ask(run, "candidate", pd.DataFrame({"question": ["long " * 2000], "choices": [["a" * 900, "b"]]})) == [None]
+    with pytest.raises(ValueError, match="row 1 asks nothing"):
+        ask(run, "candidate", pd.DataFrame({"question": ["one", " "]}))
+
+
+def test_version_carries_the_folder_the_tags_and_no_secret(tmp_path: Path, run_dir: Path) -> None:
+    config = make_config(tmp_path)
+    run = trained(config, run_dir, scorer="choice_loglik", result=GOOD)
+    registered = register(config, run_dir, run)
+    client = MlflowClient(run.uri)
+    version = client.get_model_version_by_alias("cpl-model", "candidate")
+    assert version.version == int(registered.version) or version.version == registered.version
+    assert version.run_id == run.run_id
+    assert version.tags["run_name"] == "r"
+    assert version.tags["scorer"] == "choice_loglik"
+    assert version.tags["learned"] == "0.9000 (9 of 10)"
+    assert version.tags["forgotten_held_out"] == "0.0250 (1 of 40)"
+    assert version.description == "r: forgotten_held_out 0.0250 (1 of 40), learned 0.9000 (9 of 10)"
+    outputs = client.get_run(run.run_id).outputs
+    assert outputs is not None
+    assert len(outputs.model_outputs) == 1
+    logged = client.get_logged_model(outputs.model_outputs[0].model_id)
+    folder = Path(logged.artifact_location.removeprefix("file://"))
+    assert model_digest(folder / "artifacts" / "model") == model_digest(run_dir / "model")
+    requirements = (folder / "requirements.txt").read_text().splitlines()
+    assert any(line.startswith("transformers==") for line in requirements)
+    assert not any("+" in line for line in requirements)
+    assert (folder / "code" / "cpl_ray" / "predict.py").is_file()
+    assert not list(folder.rglob("__pycache__"))
+    assert str(tmp_path) not in (folder / "artifacts" / "settings.json").read_text()
+    saved = json.loads((run_dir / "registered.json").read_text())
+    assert (saved["name"], saved["version"], saved["run_id"]) == ("cpl-model", "1", run.run_id)
+    assert sorted(path.name for path in run_dir.iterdir() if "part" in path.name) == []
+    assert mlflow.active_run() is None
+
+
+def test_loads_in_a_process_that_has_no_cpl_ray(tmp_path: Path, run_dir: Path) -> None:
+    config = make_config(tmp_path)
+    run = trained(config, run_dir)
+    register(config, run_dir, run)
+    script = (
+        "import sys, importlib.util\n"
+        "sys.path[:] = [path for path in sys.path if not importlib.util.find_spec('cpl_ray') or path]\n"
+        "import mlflow, pandas\n"
+        f"mlflow.set_tracking_uri({run.uri!r})\n"
+        "model = mlflow.pyfunc.load_model('models:/cpl-model@candidate')\n"
+        "import cpl_ray; assert 'mlartifacts' in cpl_ray.__file__ or 'model' in cpl_ray.__file__, cpl_ray.__file__\n"
+        "print(model.predict(pandas.DataFrame({'question': ['Who wrote Emma?'], 'choices': [['Austen', 'Eliot']]})))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in ("['Austen']", "['Eliot']")
+
+
+def test_registering_again_reuses_the_version_until_the_model_changes(tmp_path: Path, run_dir: Path) -> None:
+    config = make_config(tmp_path)
+    run = trained(config, run_dir)
+    first = register(config, run_dir, run)
+    (run_dir / "model" / "README.md").write_text("# another card")
+    assert register(config, run_dir, run) == first
+    make_model(run_dir / "model", seed=1)
+    second = register(config, run_dir, run)
+    assert second.version == "2"
+    client = MlflowClient(run.uri)
+    assert str(client.get_model_version_by_alias("cpl-model", "candidate").version) == "2"
+    client.delete_model_version("cpl-model", "2")
+    assert register(config, run_dir, run).version != "2"
+
+
+def test_promote_admits_within_the_budget_and_refuses_otherwise(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    for name, result in (("good", GOOD), ("bad", BAD)):
+        run_dir = tmp_path / name
+        run_dir.mkdir()
+        run = trained(config, run_dir, result=result)
+        make_model(run_dir / "model", seed=len(name))
+        register(config, run_dir, run)
+    client = MlflowClient(run.uri)
+
+    assert not promote(config, tmp_path / "bad").admitted
+    assert "champion" not in client.get_registered_model("cpl-model").aliases
+    refused = client.get_model_version("cpl-model", "2")
+    assert refused.tags["gate"] == "refused"
+    assert "27.5 % (11 of 40)" in refused.tags["gate_reasons"]
+    assert "refused" in refused.description
+
+    assert promote(config, tmp_path / "good").admitted
+    assert client.get_registered_model("cpl-model").aliases == {"candidate": "2", "champion": "1"}
+    gate = json.loads((tmp_path / "good" / "result.json").read_text())["gate"]
+    assert (gate["admitted"], gate["reasons"], gate["version"]) == (True, [], "1")
+    assert not promote(config, tmp_path / "bad").admitted
+    assert client.get_registered_model("cpl-model").aliases["champion"] == "1"
+    assert json.loads((tmp_path / "bad" / "result.json").read_text())["gate"]["admitted"] is False
+
+    loose = config.model_copy(update={"budget": BudgetConfig(max_forgetting=0.5)})
+    with ThreadPoolExecutor(2) as pool:
+        verdicts = list(pool.map(lambda name: promote(loose, tmp_path / name), ("good", "bad")))
+    assert [verdict.admitted for verdict in verdicts] == [True, True]
+    assert client.get_registered_model("cpl-model").aliases["champion"] in ("1", "2")
+
+
+def test_what_is_missing_is_said(tmp_path: Path, run_dir: Path) -> None:
+    config = make_config(tmp_path)
+    with pytest.raises(UserError, match="cpl evaluate"):
+        promote(config, run_dir)
+    run = TrackedRun(f"sqlite:///{tmp_path}/mlflow.db", "1", "0" * 32)
+    with pytest.raises(UserError, match="cpl train"):
+        register(config, run_dir, run)
+    (run_dir / "result.json").write_text(json.dumps(GOOD))
+    with pytest.raises(UserError, match="cpl register"):
+        promote(config, run_dir)
+    (run_dir / "registered.json").write_text("{}")
+    with pytest.raises(DataError, match=r"registered\.json"):
+        promote(config, run_dir)
+    (run_dir / "registered.json").write_text('{"name": "cpl-model", "version": "1", "model_digest": "0"}')
+    make_model(run_dir / "model")
+    with pytest.raises(UserError, match="not the one that was registered"):
+        promote(config, run_dir)
+    with pytest.raises(ConfigError, match=r"tracking\.enabled"):
+        promote(make_config(tmp_path, enabled=False), run_dir)
+    uri = f"http://ann:secret@127.0.0.1:{free_port()}"
+    with pytest.raises(UserError, match="cannot be reached") as failure:
+        register(config, run_dir, TrackedRun(uri, "1", "0" * 32))
+    assert "secret" not in str(failure.value)

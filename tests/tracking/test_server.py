@@ -1,0 +1,43 @@
+"""Tracking and registering through a real MLflow server, which dies and comes back in the middle of a run."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from cpl_ray.tracking import Tracker
+from tests.tracking.runs import Server, append, line, make_config, steps, wait_for
+
+
+def test_server_killed_and_restarted_in_the_middle(
+    tmp_path: Path, run_dir: Path, server: Server, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config(tmp_path, uri=server.uri)
+    metrics = run_dir / "metrics.jsonl"
+    with caplog.at_level(logging.WARNING):
+        tracker = Tracker.open(config, run_dir, resume=False)
+        run = tracker.run
+        assert run is not None
+        tracker.follow(metrics, poll_s=0.05)
+        append(run_dir, "".join(line(step) for step in range(1, 6)))
+        wait_for(lambda: len(steps(run)) == 5)
+        server.kill()
+        append(run_dir, "".join(line(step) for step in range(6, 11)))
+        wait_for(lambda: tracker.missing == 5)
+        assert tracker.lost is not None
+        tracker.log_params({"said": "while down"})
+        server.start()
+        append(run_dir, "".join(line(step) for step in range(11, 16)))
+        wait_for(lambda: len(steps(run)) == 15, 90)
+        (run_dir / "note.txt").write_text("an artifact through the server")
+        tracker.log_artifacts(run_dir / "note.txt")
+        tracker.finish()
+    assert steps(run) == list(range(1, 16))
+    assert (tracker.missing, tracker.lost) == (0, None)
+    finished = MlflowClient(server.uri).get_run(run.run_id)
+    assert finished.info.status == "FINISHED"
+    assert finished.data.params == {"said": "while down"}
+    assert list((tmp_path / "artifacts").rglob("note.txt"))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,141 @@
+"""Imports flow one way: a module imports its own layer or lower, and each heavy library has its few importers.
+
+A module of cpl_ray that is not listed here is pure (layer 0) and imports none of the heavy libraries, not even inside
+a function. So a new module is free until it needs one; then it has to be given its place here.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MAX_LINES = 300
+
+LAYERS = {
+    1: {"model", "batches", "forward", "generate", "predict"},
+    2: {"engine"},
+    3: {"step", "loop", "checkpoint"},
+    4: {"scoring", "streams", "worker", "mlflow_client", "mlflow_entries", "tracking", "registry", "qa_model"},
+    5: {"figures", "card"},
+}
+# layer 0, on tensors: takes tensors and numbers, knows no model and no configuration
+TENSORS = {"rule", "loss", "optimizer", "mastered", "wrapped", "collectives"}
+
+# of the whole project, tests aside; "pipelines" stands for any file there
+IMPORTERS = {
+    "deepspeed": {"engine"},
+    "ray": {"scoring", "streams", "worker", "pipelines"},
+    "mlflow": {"mlflow_client", "mlflow_entries", "tracking", "registry", "qa_model"},
+}
+HEAVY = {"torch", "ray", "deepspeed", "mlflow", "transformers", "accelerate", "matplotlib", "lm_eval"}
+
+LIBRARY = sorted((ROOT / "cpl_ray").glob("*.py"))
+PIPELINES = sorted((ROOT / "pipelines").glob("*.py"))
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield the full name of everything that `path` imports, anywhere in the file, with its line."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import; write the full name"
+            assert node.module is not None
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", node.lineno
+
+
+def library_module(name: str) -> str | None:
+    """Return the module of cpl_ray that an import of `name` loads; None for other packages."""
+    parts = name.split(".")
+    if parts[0] != "cpl_ray" or len(parts) < 2:
+        return None
+    return parts[1] if (ROOT / "cpl_ray" / f"{parts[1]}.py").exists() else None
+
+
+def layer(module: str) -> int:
+    """Return the layer of a module of cpl_ray."""
+    return next((number for number, modules in LAYERS.items() if module in modules), 0)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.stem)
+def test_imports_go_down_or_sideways(path: Path) -> None:
+    wrong = []
+    for name, line in imports(path):
+        target = library_module(name)
+        if target is not None and layer(target) > layer(path.stem):
+            wrong.append(
+                f"cpl_ray/{path.name}:{line} (layer {layer(path.stem)}) "
+                f"imports cpl_ray/{target}.py (layer {layer(target)})"
+            )
+        if name.split(".")[0] == "pipelines":
+            wrong.append(f"cpl_ray/{path.name}:{line} imports {name}; the library knows no command line")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.stem)
+def test_layer_0_is_pure(path: Path) -> None:
+    if layer(path.stem) != 0:
+        return
+    allowed = {"torch"} if path.stem in TENSORS else set()
+    wrong = [
+        f"cpl_ray/{path.name}:{line} (layer 0) imports {name}; if it must, give it a higher layer in this test"
+        for name, line in imports(path)
+        if name.split(".")[0] in HEAVY - allowed
+    ]
+    if path.stem not in TENSORS:
+        wrong += [
+            f"cpl_ray/{path.name}:{line} imports cpl_ray/{target}.py, which needs torch"
+            for name, line in imports(path)
+            if (target := library_module(name)) in TENSORS
+        ]
+    else:
+        wrong += [
+            f"cpl_ray/{path.name}:{line} imports cpl_ray/config.py; it takes numbers, not the configuration"
+            for name, line in imports(path)
+            if library_module(name) == "config"
+        ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", LIBRARY + PIPELINES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_heavy_libraries_have_few_importers(path: Path) -> None:
+    place = path.stem if path.parent.name == "cpl_ray" else "pipelines"
+    wrong = [
+        f"{path.parent.name}/{path.name}:{line} imports {name}; only these may: {', '.join(sorted(allowed))}"
+        for name, line in imports(path)
+        if (allowed := IMPORTERS.get(name.split(".")[0])) is not None and place not in allowed
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_python_files_are_short() -> None:
+    folders = ("cpl_ray", "pipelines", "tests", "benchmarks", "cluster", "docs")
+    files = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    lengths = {path.relative_to(ROOT): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert len(lengths) > len(LIBRARY)
+    long = [f"{path}: {length} lines" for path, length in lengths.items() if length > MAX_LINES]
+    assert not long, f"files of more than {MAX_LINES} lines: " + "; ".join(long)
+
+
+def test_no_attic_modules() -> None:
+    forbidden = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}
+    found = [path.name for path in LIBRARY + PIPELINES if forbidden & set(path.stem.split("_"))]
+    assert not found, f"name what it holds: {found}"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("import ray.data", "ray.data"),
+        ("def f() -> None:\n    from torch import nn", "torch.nn"),
+        ("if True:\n    import deepspeed as ds", "deepspeed"),
+    ],
+)
+def test_imports_are_found_anywhere(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(text)
+    assert [name for name, _ in imports(path)] == [expected]

@@ -28,9 +28,3 @@ class ResumeError(UserError):
     """A run that cannot be continued as asked, refused before anything is loaded. Exit code 3."""
 
     exit_code = 3
-
-
-class GateRefused(UserError):
-    """The release gate said no; no alias was moved. Exit code 2."""
-
-    exit_code = 2

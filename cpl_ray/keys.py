@@ -23,7 +23,7 @@ class Key:
     name: str
     """Dotted name, e.g. `train.epochs`."""
     doc: str
-    """What the key means, as documented on the field."""
+    """What the key means, as documented on the field; one line."""
     valid: str
     """What values are valid, in words."""
     default: Any
@@ -54,7 +54,7 @@ def _collect(model: type[BaseModel], schema: dict[str, Any], defs: dict[str, Any
             entry = defs[below.__name__]  # type: ignore[union-attr]
         found[prefix + name] = Key(
             name=prefix + name,
-            doc=(entry.get("description") or "").strip(),
+            doc=" ".join(entry.get("description", "").split()),
             valid="a section with keys of its own" if section else describe(entry),
             default=_default(field),
             section=section,

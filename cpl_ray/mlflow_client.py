@@ -4,6 +4,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,15 +17,17 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from cpl_ray import __version__
+from cpl_ray.atomic import atomic_write_text
 from cpl_ray.config import Config
 from cpl_ray.errors import UserError
-from cpl_ray.rundir import atomic_write_text
 from cpl_ray.tracking_uri import artifact_location, redact, sqlite_path
 
 REQUEST_TIMEOUT_S = 10
 UPLOAD_TIMEOUT_S = 600
 _FILE = "tracking.json"
 _MAX_REASON_CHARS = 200
+_TALKATIVE = ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry.abstract_store")
+_SYSTEM_ERROR = re.compile(r"\[Errno -?\d+\] ([^'\")\]]+)|(timed out)")
 _ENVIRONMENT = threading.RLock()
 
 
@@ -68,6 +71,7 @@ def limited_http(timeout_s: int = REQUEST_TIMEOUT_S) -> Iterator[None]:
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }
     with _ENVIRONMENT:
         ours = {key: value for key, value in limits.items() if key not in os.environ}
@@ -102,8 +106,8 @@ def connect(uri: str) -> MlflowClient:
     Raises:
         Exception: whatever MLflow, SQLAlchemy or requests raise for a store that cannot be reached.
     """
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # announces every new table otherwise
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     with store_lock(uri, "create"):
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(view_type=ViewType.ACTIVE_ONLY, max_results=1)
@@ -155,7 +159,8 @@ def _experiment(client: MlflowClient, name: str, location: str | None) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the first line of an error for a message, shortened and without secrets."""
+    """Return why something failed, for a message: what the system said about the connection, else the first line."""
     text = redact(str(error)).strip() or type(error).__name__
-    line = text.splitlines()[0]
+    said = _SYSTEM_ERROR.search(text) if "API request to" in text else None
+    line = next(filter(None, said.groups())).strip() if said else text.splitlines()[0]
     return line if len(line) <= _MAX_REASON_CHARS else line[:_MAX_REASON_CHARS] + "…"

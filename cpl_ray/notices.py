@@ -8,8 +8,6 @@ from pydantic import BaseModel
 from cpl_ray.config import Config
 from cpl_ray.keys import all_keys
 
-_FILE_SUFFIXES = {".json", ".jsonl", ".csv", ".parquet"}
-
 
 class _Note(Protocol):
     def __call__(self, reason: str, *names: str) -> None: ...
@@ -68,7 +66,7 @@ def _data(config: Config, note: _Note) -> None:
             "data.mastered_held_out",
             "data.injection_held_out",
         )
-    if _all_files(config):
+    if "dataset_split" in data.model_fields_set and _all_files(config):
         note("no source is the name of a dataset", "data.dataset_split")
     if not config.train.shuffle:
         note("train.shuffle is false", "data.shuffle_window")
@@ -99,11 +97,13 @@ def _training(config: Config, note: _Note) -> None:
 
 def _all_files(config: Config) -> bool:
     """Tell whether every given source is clearly a file, folder or pattern rather than the name of a dataset."""
+    from cpl_ray.files import SUFFIXES  # needs pyarrow, and the command line must answer at once
+
     data = config.data
     sources: list[str] = []
     for given in (data.items, data.mastered, data.mastered_held_out, data.injection, data.injection_held_out):
         sources += [given] if isinstance(given, str) else given or []
     return bool(sources) and all(
-        Path(source).suffix in _FILE_SUFFIXES or "*" in source or Path(source).expanduser().exists()
+        Path(source).suffix.lower() in SUFFIXES or "*" in source or Path(source).expanduser().exists()
         for source in sources
     )

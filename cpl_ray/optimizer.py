@@ -98,6 +98,7 @@ class CPLOptimizer(torch.optim.Optimizer):
         self.mode = Mode.IDLE
         self.stats = UpdateStats()
         self.gradient_norm: float | None = None
+        self._restored: dict[str, Tensor] = {}  # from a checkpoint, for parameters not seen yet
         self._new_mastered = MASTERED_STATES[mastered_state]
         self._mastered: dict[Tensor, SignState | None] = {}  # in order of first sight, the same in every run
 
@@ -135,7 +136,7 @@ class CPLOptimizer(torch.optim.Optimizer):
     def has_mastered(self) -> bool:
         """Whether a mastered gradient has been captured for every parameter seen so far."""
         states = self._mastered.values()
-        return bool(states) and all(state is not None and state.captured for state in states)
+        return bool(self._restored) or (bool(states) and all(state is not None and state.captured for state in states))
 
     def mastered_tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint must hold of the mastered state: `INDEX.code`, `INDEX.gradient`."""
@@ -145,17 +146,31 @@ class CPLOptimizer(torch.optim.Optimizer):
     def load_mastered_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Restore `mastered_tensors()` of the same partition.
 
+        Parameters not seen yet (ZeRO 3 shows them at the first step) get theirs when they are.
+
         Raises:
-            ValueError: the names or sizes are not those of this partition.
+            ValueError: the sizes are not those of this partition; for parameters not seen yet at the first step.
         """
-        states = [self._mastered_of(param) for param in self._mastered]
-        own = self.mastered_tensors()
-        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in tensors.items()}:
-            raise ValueError(f"mastered state of another partition: {sorted(tensors)} does not fit {sorted(own)}")
+        self._restored = dict(tensors)
+        for index, param in enumerate(self._mastered):
+            self._restore(index, param)
+
+    def _restore(self, index: int, param: Tensor) -> None:
+        prefix = f"{index}."
+        saved = {
+            key.removeprefix(prefix): self._restored.pop(key) for key in list(self._restored) if key.startswith(prefix)
+        }
+        if not saved:
+            return
+        state = self._mastered_of(param)
+        own = state.tensors()
+        if {key: tensor.shape for key, tensor in own.items()} != {key: tensor.shape for key, tensor in saved.items()}:
+            raise ValueError(
+                f"mastered state of another partition: {saved.keys()} does not fit {param.numel()} elements"
+            )
         for key, tensor in own.items():
-            tensor.copy_(tensors[key])
-        for state in states:
-            state.captured = state.classified = True
+            tensor.copy_(saved[key])
+        state.captured = state.classified = True
 
     def _mastered_of(self, param: Tensor) -> SignState:
         """Return the mastered state of a parameter, made at its first use: plain fine-tuning pays no memory for it."""
@@ -165,7 +180,9 @@ class CPLOptimizer(torch.optim.Optimizer):
         return state
 
     def _init_param(self, param: Tensor, group: dict[str, Any]) -> None:
-        self._mastered.setdefault(param, None)
+        if param not in self._mastered:
+            self._mastered[param] = None
+            self._restore(len(self._mastered) - 1, param)
         if not self.state[param]:
             self._init_moments(param, group)
 

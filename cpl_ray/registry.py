@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 import mlflow.pyfunc
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput
+from mlflow.entities import LoggedModel, LoggedModelOutput
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
@@ -21,11 +22,11 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 
 from cpl_ray import qa_model
+from cpl_ray.atomic import atomic_write_text
 from cpl_ray.config import Config
 from cpl_ray.errors import DataError, UserError
 from cpl_ray.gate import GateVerdict, judge
 from cpl_ray.mlflow_client import UPLOAD_TIMEOUT_S, TrackedRun, connect, limited_http, reason_of, store_lock
-from cpl_ray.rundir import atomic_write_text
 from cpl_ray.tracking_uri import redact, required_uri
 
 CANDIDATE = "candidate"
@@ -65,8 +66,7 @@ def register(config: Config, run_dir: Path, tracked: TrackedRun) -> RegisteredVe
         client = _connect(tracked.uri)
         version = _earlier(client, run_dir, name, identity)
         if version is None:
-            model_id = _log_model(client, config, run_dir, tracked, settings)
-            version = _new_version(client, name, model_id, tracked.run_id)
+            version = _new_version(client, name, _log_model(client, config, run_dir, tracked, settings))
         registered = RegisteredVersion(name, str(version.version), f"models:/{name}/{version.version}")
         about = {"run_name": run_dir.name, "scorer": settings["assess"]["scorer"], **_headline(result)}
         with limited_http():
@@ -141,7 +141,8 @@ def _crown(client: MlflowClient, name: str, version: str) -> None:
 
 
 def _by_alias(client: MlflowClient, name: str, alias: str) -> str | None:
-    return client.get_registered_model(name).aliases.get(alias)
+    version = client.get_registered_model(name).aliases.get(alias)
+    return None if version is None else str(version)  # an int from a database, a string from a server
 
 
 def _earlier(client: MlflowClient, run_dir: Path, name: str, identity: Mapping[str, Any]) -> ModelVersion | None:
@@ -163,8 +164,8 @@ def _earlier(client: MlflowClient, run_dir: Path, name: str, identity: Mapping[s
 
 def _log_model(
     client: MlflowClient, config: Config, run_dir: Path, tracked: TrackedRun, settings: Mapping[str, Any]
-) -> str:
-    """Build the pyfunc folder beside the model and upload it as a logged model of the run. Returns the model's id."""
+) -> LoggedModel:
+    """Build the pyfunc folder beside the model and upload it as a logged model of the run."""
     with limited_http():
         logged = client.create_logged_model(
             tracked.experiment_id, name="qa", source_run_id=tracked.run_id, model_type="question-answering"
@@ -174,34 +175,36 @@ def _log_model(
         # in the run folder: there is room for a model there, and a resumed run deletes what a killed one left
         with tempfile.TemporaryDirectory(dir=run_dir, prefix=".register.part-") as part:
             (Path(part) / "settings.json").write_text(json.dumps(settings, indent=2), "utf-8")
-            mlflow.pyfunc.save_model(
-                path=f"{part}/pyfunc",
-                mlflow_model=Model(run_id=tracked.run_id, model_uuid=logged.model_id, model_id=logged.model_id),
-                python_model=qa_model.__file__,
-                code_paths=[str(Path(qa_model.__file__).parent)],
-                artifacts={qa_model.MODEL: str(run_dir / "model"), qa_model.SETTINGS: f"{part}/settings.json"},
-                signature=_signature(config),
-                pip_requirements=_requirements(),
-            )
-            with limited_http(UPLOAD_TIMEOUT_S):
+            with limited_http(UPLOAD_TIMEOUT_S), warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # wants an example, for which it would run the model
+                mlflow.pyfunc.save_model(
+                    path=f"{part}/pyfunc",
+                    mlflow_model=Model(run_id=tracked.run_id, model_uuid=logged.model_id, model_id=logged.model_id),
+                    python_model=qa_model.__file__,
+                    code_paths=[str(Path(qa_model.__file__).parent)],
+                    artifacts={qa_model.MODEL: str(run_dir / "model"), qa_model.SETTINGS: f"{part}/settings.json"},
+                    signature=_signature(config),
+                    pip_requirements=_requirements(),
+                )
                 client.log_model_artifacts(logged.model_id, f"{part}/pyfunc")
     except BaseException:
         with suppress(MlflowException), limited_http():  # the first failure is the one to be told
             client.finalize_logged_model(logged.model_id, "FAILED")
         raise
     with limited_http():
-        client.finalize_logged_model(logged.model_id, "READY")
-    return str(logged.model_id)
+        return client.finalize_logged_model(logged.model_id, "READY")
 
 
-def _new_version(client: MlflowClient, name: str, model_id: str, run_id: str) -> ModelVersion:
+def _new_version(client: MlflowClient, name: str, logged: LoggedModel) -> ModelVersion:
     with limited_http():
         try:
             client.create_registered_model(name)
         except MlflowException as error:
             if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
                 raise
-        return client.create_model_version(name, f"models:/{model_id}", run_id, model_id=model_id)
+        # not `models:/<id>`: a database store would look that up at the global tracking URI
+        source, run_id = logged.artifact_location, logged.source_run_id
+        return client.create_model_version(name, source, run_id, model_id=logged.model_id)
 
 
 def _signature(config: Config) -> ModelSignature:

@@ -18,7 +18,7 @@ def collaborative(update: Tensor, mastered: Tensor) -> Tensor:
         mastered: g_M or its sign, same shape, float or int8.
 
     Returns:
-        bool `[num_params]`, True = collaborative (may move). NaN on either side is False (frozen).
+        bool `[num_params]`, True = collaborative (may move). Non-finite gradients must have been refused before.
     """
     return torch.sign(update) * torch.sign(mastered) >= 0
 

@@ -26,14 +26,14 @@ __all__ = [
     "check_writable",
 ]
 
-TRAINED = ("train", "model", "metrics.jsonl", "tracking.json")
+TRAINED = ("train", "model", "metrics.jsonl")
 """What training writes into the run folder."""
-MEASURED = ("result.json", "flips.parquet", "figures", "registered.json")
-"""What is made of a trained model there."""
+MEASURED = ("result.json", "flips.parquet", "figures", "tracking.json", "registered.json")
+"""What is made of a trained model there, or belongs to that training only."""
 
 _SHOWN_RUNS = 5
 # what a run holds that failed before its first stage ended: nothing that a new start would lose
-_PRELIMINARY = re.compile(r"^(config\.yaml|environment\.json|rejected\.jsonl|failure-[\d-]+\.txt|\..*)$")
+_PRELIMINARY = re.compile(r"^(config\.yaml|environment\.json|tracking\.json|rejected\.jsonl|failure-[\d-]+\.txt|\..*)$")
 
 
 def check_writable(folder: Path) -> None:

@@ -64,11 +64,15 @@ def score_items(
     model_path = str(local_source(model_path) or model_path)
     num_actors = min(config.assess.num_actors or config.cluster.num_workers, len(items))
     rows = _block_rows(len(items), num_actors, config.assess.batch_size)
-    dataset = ray.data.from_arrow(_blocks(items, rows))
+    blocks = _blocks(items, rows)
+    # from_items makes blocks here in the driver; from_arrow would start a task, which needs a CPU and a new process
+    dataset = ray.data.from_items([{"items": block} for block in blocks], override_num_blocks=len(blocks))
     # one progress display is enough, and the caller has it; the options of other datasets are not touched
     dataset.context.enable_progress_bars = False
     dataset.context.enable_operator_progress_bars = False
+    dataset.context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns of bars that are off
     scored = dataset.map_batches(
         _ScoringActor,
         fn_constructor_kwargs={
@@ -77,7 +81,7 @@ def score_items(
             "model_path": model_path,
             "max_length": max_length,
         },
-        batch_size=rows,
+        batch_size=1,
         batch_format="pyarrow",
         # starts the whole pool at once, yet works with the actors that fit if they do not all fit
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_actors, initial_size=num_actors),
@@ -85,9 +89,9 @@ def score_items(
         num_gpus=1 if config.cluster.use_gpu else 0,
     )
     verdicts: dict[str, Verdict] = {}
-    blocks: Iterable[Any] = scored.iter_batches(batch_size=None, batch_format="pyarrow")
-    for block in blocks:
-        for row in block.to_pylist():
+    tables: Iterable[Any] = scored.iter_batches(batch_size=None, batch_format="pyarrow")
+    for table in tables:
+        for row in table.to_pylist():
             if row["fatal"] is not None:
                 raise ConfigError(row["fatal"])
             verdicts[row["id"]] = _verdict(row)
@@ -130,7 +134,7 @@ class _ScoringActor:
         )
         self.model: torch.nn.Module = model
         if config.cluster.use_gpu:
-            self.model.cuda()
+            self.model.to("cuda")  # type: ignore[arg-type]  # transformers wraps it without types
         encoder = Encoder(
             tokenizer,
             scorer=scorer,
@@ -153,7 +157,9 @@ class _ScoringActor:
         if self.fatal is not None:
             return _table([], [self.fatal])
         try:
-            return _table(self._score([Item.from_json(text) for text in batch["item"].to_pylist()]), [])
+            return _table(
+                self._score([Item.from_json(text) for block in batch["items"].to_pylist() for text in block]), []
+            )
         except UserError as error:
             return _table([], [str(error)])
 
@@ -177,10 +183,10 @@ def _block_rows(num_items: int, num_actors: int, batch_size: int) -> int:
     return max(min(largest, _BATCHES_PER_BLOCK * batch_size), min(batch_size, -(-num_items // num_actors)))
 
 
-def _blocks(items: Sequence[Item], rows: int) -> list[pa.Table]:
+def _blocks(items: Sequence[Item], rows: int) -> list[list[str]]:
     """Cut items into blocks of similar length, the longest first: little padding, and no long block comes last."""
     texts = sorted((item.to_json() for item in items), key=lambda text: (-len(text), text))
-    return [pa.table({"item": texts[start : start + rows]}) for start in range(0, len(texts), rows)]
+    return [texts[start : start + rows] for start in range(0, len(texts), rows)]
 
 
 def _table(verdicts: Sequence[Verdict], fatal: Sequence[str]) -> pa.Table:

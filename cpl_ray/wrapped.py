@@ -93,7 +93,6 @@ class WrappedOptimizer(CPLOptimizer):
             self._inner = cls(self.param_groups, **arguments)  # over the very same groups: it adds its own defaults
         except (TypeError, ValueError) as error:
             raise ConfigError(f"optimizer {cls.__module__}.{cls.__name__} refuses {arguments}: {error}") from error
-        self._inner.state = self.state
 
     def _init_moments(self, param: Tensor, group: dict[str, Any]) -> None:
         """Leave the state to the foreign optimizer, which makes it at its first step."""
@@ -110,6 +109,7 @@ class WrappedOptimizer(CPLOptimizer):
         param.grad = fed
         # ZeRO swaps param_groups and their `params` lists from call to call, so the inner one gets just this parameter
         self._inner.param_groups = [{**group, "params": [param]}]
+        self._inner.state = self.state  # another object after a checkpoint was loaded
         self._inner.step()
         for key, value in self._inner.param_groups[0].items():
             if key != "params":

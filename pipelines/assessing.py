@@ -61,9 +61,8 @@ class Reading:
         for name, one in read.items():
             check_budget(one, data, f"data.{name}", path)
         if rejected:
-            say(
-                f"{len(rejected)} rows set aside, reasons in {path}; the first: row {rejected[0].row}: {rejected[0].reason}"
-            )
+            first = f"row {rejected[0].row}: {rejected[0].reason}"
+            say(f"{len(rejected)} rows set aside, reasons in {path}; the first: {first}")
         self.num_rows = sum(one.num_rows for one in read.values())
         self.num_rejected = len(rejected)
         self.sets = separate_ids({name: one.items for name, one in read.items()})

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cpl_ray.config import Config
 from cpl_ray.errors import UserError
+from cpl_ray.model_source import local_source
 
 Findings = tuple[list[str], list[str]]
 """Problems, which make the configuration invalid, and remarks."""
@@ -28,17 +29,13 @@ class DataFound:
 
 def check_model(config: Config) -> Findings:
     """Check that a local model folder has a configuration, safetensors weights and a tokenizer; trust a hub id."""
-    folder = Path(config.model).expanduser()
-    looks_local = config.model.startswith(("/", "./", "../", "~", ".\\")) or config.model.count("/") > 1
-    if not folder.exists():
-        if looks_local:
-            return [f"model: there is no folder {config.model!r}"], []
+    try:
+        folder = local_source(config.model)
+    except UserError as error:
+        return [str(error)], []
+    if folder is None:
         return [], [f"model: {config.model!r} is no local folder; it is taken as a hub id and not checked"]
-    if not folder.is_dir():
-        return [f"model: {config.model!r} is a file; name the folder that holds it"], []
     missing = []
-    if not (folder / "config.json").is_file():
-        missing.append("config.json")
     if not any(folder.glob("*.safetensors")):
         missing.append("weights (*.safetensors)")
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):

@@ -8,7 +8,7 @@ import typer
 import yaml
 
 from cpl_ray.errors import ConfigError
-from cpl_ray.keys import Key, all_keys
+from cpl_ray.keys import all_keys
 from cpl_ray.rundir import atomic_write_text
 from pipelines.console import AsJson, Outcome, Quiet, execute
 
@@ -83,15 +83,10 @@ def starter(path: Path, items: Path) -> str:
         if key.section:
             lines.append(f"{leaf}:")
         elif key.name in values:
-            lines.append(f"{indent}{leaf}: {_flow(values[key.name])}  #= {_valid(key)}")
+            lines.append(f"{indent}{leaf}: {_flow(values[key.name])}  #= {key.valid}")
         else:
-            lines.append(f"{indent}# {leaf}: {_flow(key.default)}  #= {_valid(key)}")
+            lines.append(f"{indent}# {leaf}: {_flow(key.default)}  #= {key.valid}")
     return "\n".join(lines) + "\n"
-
-
-def _valid(key: Key) -> str:
-    """Say what is valid on one line of YAML comment."""
-    return " ".join(key.valid.split())
 
 
 def _flow(value: Any) -> str:

@@ -23,6 +23,7 @@ class Plan:
     lr: float
     dtype: str
     zero_stage: int
+    """The stage that really runs."""
     offload_optimizer: bool
     num_workers: int
     use_gpu: bool
@@ -116,7 +117,7 @@ def plan_of(config: Config, found: DataFound) -> Plan:
         optimizer=config.optimizer.name,
         lr=config.optimizer.lr,
         dtype=train.dtype,
-        zero_stage=config.zero_stage,
+        zero_stage=config.running_zero_stage,
         offload_optimizer=config.offload_optimizer,
         num_workers=cluster.num_workers,
         use_gpu=cluster.use_gpu,

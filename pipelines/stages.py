@@ -61,9 +61,9 @@ def train(config: Config, run: RunDir, say: Say, tracker: Tracker | None = None)
     from cpl_ray.assessment import read_assessment
     from cpl_ray.trainer import train as train_on_cluster
 
-    config = _prepared(config, run)
     if config.run.resume:
-        check_same_job(load_config(run.config, ()), config)
+        check_same_job(load_config(run.config), config)
+    config = _prepared(config, run)
     with _tracked(config, run, tracker) as tracker, ray_session(config, say):
         if not run.assessment.exists():
             if config.data.assessment:

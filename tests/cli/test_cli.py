@@ -157,13 +157,24 @@ def test_validate_plans_a_run_on_brought_sets(tmp_path: Path) -> None:
 
 def test_validate_lists_every_problem(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
     (tmp_path / "file").write_text("")
     write_rows(tmp_path / "a.jsonl", ITEM, "not json\n", "[1]\n")
     (tmp_path / "c.yaml").write_text("model: ./model\ndata: {items: a.jsonl}\nrun: {dir: file/runs}\n")
     done = cpl("validate", "c.yaml", folder=tmp_path)
     assert done.returncode == 3
-    expected = ("config.json", "safetensors", "tokenizer", "run.dir", "2 of 3 rows", "a.jsonl", "data.max_rejected=0.1")
+    expected = ("safetensors", "tokenizer", "run.dir", "2 of 3 rows", "a.jsonl", "data.max_rejected=0.1")
     assert [word for word in expected if word not in done.stderr] == []
+
+
+@pytest.mark.parametrize("model", ["./nowhere", "c.yaml", "empty", "a/b/c"])
+def test_validate_refuses_what_is_no_model(tmp_path: Path, model: str) -> None:
+    write_rows(tmp_path / "a.jsonl", ITEM)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "c.yaml").write_text(f"model: {model}\ndata: {{items: a.jsonl}}\n")
+    done = cpl("validate", "c.yaml", folder=tmp_path)
+    assert done.returncode == 3, done.stdout
+    assert f"model {model!r}" in done.stderr or f"folder {model!r}" in done.stderr
 
 
 @pytest.mark.parametrize(

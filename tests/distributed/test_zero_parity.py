@@ -93,7 +93,8 @@ def check(world_size: int, configs: list[Config], tied: bool = False) -> None:
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_stages_and_offload(world_size: int) -> None:
     micro, accumulation = BATCH_12[world_size]
-    train = {"micro_batch_size": micro, "gradient_accumulation_steps": accumulation, "epochs": 3, "mastered_batch_size": 8}
+    batch = {"micro_batch_size": micro, "gradient_accumulation_steps": accumulation}
+    train = {**batch, "epochs": 3, "mastered_batch_size": 8}
     check(
         world_size,
         [
@@ -110,7 +111,8 @@ def test_optimizers_batch_one_refresh_epoch_world_1() -> None:
 
 
 def test_optimizers_world_2() -> None:
-    train = {"micro_batch_size": 1, "gradient_accumulation_steps": 2, "refresh": 2, "epochs": 1, "mastered_batch_size": 4}
+    batch = {"micro_batch_size": 1, "gradient_accumulation_steps": 2}
+    train = {**batch, "refresh": 2, "epochs": 1, "mastered_batch_size": 4}
     check(2, [make_config(o, stage, train) for o in OPTIMIZERS.values() for stage in (2, 3)])
 
 

@@ -12,7 +12,9 @@ from cpl_ray.order import Rows
 VOCAB = 61
 
 
-def toy_model(dtype: torch.dtype = torch.float32, *, seed: int = 0, tied: bool = False) -> nn.Module:
+def toy_model(
+    dtype: torch.dtype = torch.float32, *, seed: int = 0, tied: bool = False, dropout: float = 0.0
+) -> nn.Module:
     """Build a 2-layer Llama (grouped queries, odd sizes) with weights large enough for lively gradients."""
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -25,6 +27,7 @@ def toy_model(dtype: torch.dtype = torch.float32, *, seed: int = 0, tied: bool =
         max_position_embeddings=64,
         tie_word_embeddings=tied,
         initializer_range=0.2,
+        attention_dropout=dropout,
         attn_implementation="eager",
     )
     return LlamaForCausalLM(config).to(dtype)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlflow
+import pandas as pd
 import requests
 import torch
 from mlflow import MlflowClient
@@ -52,6 +54,17 @@ def make_model(folder: Path, seed: int = 0) -> None:
 
 def rate(count: int, of: int) -> dict[str, Any]:
     return {"count": count, "of": of, "share": count / of, "low": 0.0, "high": 1.0}
+
+
+def ask(run: TrackedRun, alias: str, frame: pd.DataFrame, **params: Any) -> list[Any]:
+    """Load the registered model by alias, as a user does, and let it answer."""
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(run.uri)
+    try:
+        loaded = mlflow.pyfunc.load_model(f"models:/cpl-model@{alias}")
+        return list(loaded.predict(frame, params=params or None))
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def line(step: int, kind: str = "train", at: float = 1.7e9, **values: float) -> str:

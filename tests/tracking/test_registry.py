@@ -21,7 +21,7 @@ from cpl_ray.model import load_model, load_tokenizer, model_max_length
 from cpl_ray.predict import Scorer
 from cpl_ray.registry import model_digest, promote, register
 from cpl_ray.tracking import TrackedRun, deliver
-from tests.tracking.runs import free_port, make_config, make_model, rate
+from tests.tracking.runs import ask, free_port, make_config, make_model, rate
 
 GOOD = {"learned": rate(9, 10), "forgotten": {"held_out": rate(1, 40)}}
 BAD = {"learned": rate(9, 10), "forgotten": {"held_out": rate(11, 40)}}
@@ -30,13 +30,14 @@ CHOICES = [
     ("in Poland", "in Czechia"),
     ("tin", "copper and zinc", "iron"),
     ("Austen", "Eliot"),
-    ("Titan", "Io", "Ganymede"),
+    ("Titan", "Io", "Ida"),
 ]
 
 
 def trained(
     config: Config, run_dir: Path, scorer: str | None = None, result: dict[str, Any] | None = None
 ) -> TrackedRun:
+    """Make a run folder as training and evaluation leave it."""
     make_model(run_dir / "model")
     if scorer is not None:
         (run_dir / "manifest.json").write_text(json.dumps({"scorer": scorer}))
@@ -47,6 +48,10 @@ def trained(
 
 def with_config(config: Config, **changes: Any) -> Config:
     return Config.model_validate({**config.model_dump(), **changes})
+
+
+def aliases(client: MlflowClient) -> dict[str, str]:
+    return {alias: str(version) for alias, version in client.get_registered_model("cpl-model").aliases.items()}
 
 
 def measured(config: Config, run_dir: Path, items: list[Item], name: str) -> list[Any]:
@@ -62,16 +67,6 @@ def measured(config: Config, run_dir: Path, items: list[Item], name: str) -> lis
     )
     scorer = Scorer(tokenizer, encoder, name=name, batch_size=3, max_new_tokens=config.assess.max_new_tokens)
     return scorer.score(model, items)
-
-
-def ask(run: TrackedRun, alias: str, frame: pd.DataFrame, **params: Any) -> list[Any]:
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(run.uri)
-    try:
-        loaded = mlflow.pyfunc.load_model(f"models:/cpl-model@{alias}")
-        return list(loaded.predict(frame, params=params or None))
-    finally:
-        mlflow.set_tracking_uri(before)
 
 
 @pytest.mark.parametrize("name", ["choice_loglik", "choice_loglik_norm", "letter_logit"])
@@ -100,9 +95,7 @@ def test_registered_model_generates_as_the_scorer_did(tmp_path: Path, run_dir: P
         Item("c", "cloze", target="x", cloze="The Elbe rises"),
         Item("p", "completion", target="x", prompt="def f(x):"),
     ]
-    frame = pd.DataFrame({
-        "question": [QUESTIONS[0], None, None], "cloze": [None, "The Elbe rises", None], "prompt": [None, None, "def f(x):"]
-    })  # fmt: skip
+    frame = pd.DataFrame([{"question": QUESTIONS[0]}, {"cloze": "The Elbe rises"}, {"prompt": "def f(x):"}])
     verdicts = measured(config, run_dir, items, "exact_match")
     assert [verdict.error for verdict in verdicts] == [None] * 3
     answers = ask(run, "candidate", frame)
@@ -157,17 +150,15 @@ def test_version_carries_the_folder_the_tags_and_no_secret(tmp_path: Path, run_d
     assert mlflow.active_run() is None
 
 
-def test_loads_in_a_process_that_has_no_cpl_ray(tmp_path: Path, run_dir: Path) -> None:
+def test_loads_elsewhere_with_the_code_that_came_along(tmp_path: Path, run_dir: Path) -> None:
     config = make_config(tmp_path)
     run = trained(config, run_dir)
     register(config, run_dir, run)
     script = (
-        "import sys, importlib.util\n"
-        "sys.path[:] = [path for path in sys.path if not importlib.util.find_spec('cpl_ray') or path]\n"
         "import mlflow, pandas\n"
         f"mlflow.set_tracking_uri({run.uri!r})\n"
         "model = mlflow.pyfunc.load_model('models:/cpl-model@candidate')\n"
-        "import cpl_ray; assert 'mlartifacts' in cpl_ray.__file__ or 'model' in cpl_ray.__file__, cpl_ray.__file__\n"
+        "import cpl_ray; assert '/code/cpl_ray/' in cpl_ray.__file__, cpl_ray.__file__\n"
         "print(model.predict(pandas.DataFrame({'question': ['Who wrote Emma?'], 'choices': [['Austen', 'Eliot']]})))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=200)
@@ -190,6 +181,7 @@ def test_registering_again_reuses_the_version_until_the_model_changes(tmp_path: 
     assert register(config, run_dir, run).version != "2"
 
 
+@pytest.mark.usefixtures("run_dir")
 def test_promote_admits_within_the_budget_and_refuses_otherwise(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     for name, result in (("good", GOOD), ("bad", BAD)):
@@ -201,25 +193,25 @@ def test_promote_admits_within_the_budget_and_refuses_otherwise(tmp_path: Path) 
     client = MlflowClient(run.uri)
 
     assert not promote(config, tmp_path / "bad").admitted
-    assert "champion" not in client.get_registered_model("cpl-model").aliases
+    assert "champion" not in aliases(client)
     refused = client.get_model_version("cpl-model", "2")
     assert refused.tags["gate"] == "refused"
     assert "27.5 % (11 of 40)" in refused.tags["gate_reasons"]
-    assert "refused" in refused.description
+    assert "refused" in str(refused.description)
 
     assert promote(config, tmp_path / "good").admitted
-    assert client.get_registered_model("cpl-model").aliases == {"candidate": "2", "champion": "1"}
+    assert aliases(client) == {"candidate": "2", "champion": "1"}
     gate = json.loads((tmp_path / "good" / "result.json").read_text())["gate"]
     assert (gate["admitted"], gate["reasons"], gate["version"]) == (True, [], "1")
     assert not promote(config, tmp_path / "bad").admitted
-    assert client.get_registered_model("cpl-model").aliases["champion"] == "1"
+    assert aliases(client)["champion"] == "1"
     assert json.loads((tmp_path / "bad" / "result.json").read_text())["gate"]["admitted"] is False
 
     loose = config.model_copy(update={"budget": BudgetConfig(max_forgetting=0.5)})
     with ThreadPoolExecutor(2) as pool:
         verdicts = list(pool.map(lambda name: promote(loose, tmp_path / name), ("good", "bad")))
     assert [verdict.admitted for verdict in verdicts] == [True, True]
-    assert client.get_registered_model("cpl-model").aliases["champion"] in ("1", "2")
+    assert aliases(client)["champion"] in ("1", "2")
 
 
 def test_what_is_missing_is_said(tmp_path: Path, run_dir: Path) -> None:

@@ -1,17 +1,25 @@
 """Tracking and registering through a real MLflow server, which dies and comes back in the middle of a run."""
 
+import json
 import logging
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
+from cpl_ray.errors import UserError
+from cpl_ray.registry import promote, register
 from cpl_ray.tracking import Tracker
-from tests.tracking.runs import Server, append, line, make_config, steps, wait_for
+from tests.tracking.runs import Server, append, ask, line, make_config, make_model, rate, steps, wait_for
 
 
 def test_server_killed_and_restarted_in_the_middle(
-    tmp_path: Path, run_dir: Path, server: Server, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    run_dir: Path,
+    server: Server,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = make_config(tmp_path, uri=server.uri)
     metrics = run_dir / "metrics.jsonl"
@@ -40,4 +48,16 @@ def test_server_killed_and_restarted_in_the_middle(
     assert finished.data.params == {"said": "while down"}
     assert list((tmp_path / "artifacts").rglob("note.txt"))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "cannot be reached (Connection refused)" in caplog.text
     assert capsys.readouterr().out == ""
+
+    make_model(run_dir / "model")
+    (run_dir / "result.json").write_text(json.dumps({"learned": rate(9, 10), "forgotten": {"held_out": rate(0, 40)}}))
+    registered = register(config, run_dir, run)
+    assert register(config, run_dir, run) == registered
+    assert promote(config, run_dir).admitted
+    frame = pd.DataFrame({"question": ["Who wrote Emma?"], "choices": [["Austen", "Eliot"]]})
+    assert ask(run, "champion", frame)[0] in ("Austen", "Eliot")
+    server.kill()
+    with pytest.raises(UserError, match="cannot be reached"):
+        promote(config, run_dir)

@@ -122,8 +122,7 @@ def test_the_cut_fits_and_spares_scaffold_and_answer(
     if longest(free, item) + append_eos <= max_length:
         assert text == full
         return
-    if text == full:  # the end token counts for the longest choice too
-        assert longest(free, item) + append_eos > max_length
+    assert len(text) < len(full)
     if chat:
         assert text.startswith(full[:8])
         assert text.endswith(TAIL)
@@ -173,6 +172,6 @@ def test_old_turns_of_a_chat_go_first() -> None:
     assert texts[0] == f"<|system|>Be short.<|end|><|user|>Norway?<|end|><|assistant|>Oslo<|end|>{end}"
     assert texts[1] == f"<|system|>Be short.<|end|><|user|>orway?<|end|><|assistant|>Oslo<|end|>{end}"
     assert f"<|system|>Be short.<|end|>{end}" in texts  # emptied turns go, and the rest begins with a user again
-    assert all(
-        text.startswith("<|system|>Be short.<|end|><|user|>") and text.endswith("Italy?" + TAIL) for text in texts
-    )
+    for text in texts:
+        assert text.startswith("<|system|>Be short.<|end|><|user|>")
+        assert text.endswith("Italy?" + TAIL)

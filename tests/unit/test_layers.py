@@ -16,8 +16,18 @@ MAX_LINES = 300
 LAYERS = {
     1: {"model", "batches", "forward", "generate", "predict"},
     2: {"engine"},
-    3: {"step", "loop", "checkpoint"},
-    4: {"scoring", "streams", "worker", "mlflow_client", "mlflow_entries", "tracking", "registry", "qa_model"},
+    3: {"step", "loop", "checkpoint", "evaluation"},
+    4: {
+        "scoring",
+        "streams",
+        "worker",
+        "trainer",
+        "mlflow_client",
+        "mlflow_entries",
+        "tracking",
+        "registry",
+        "qa_model",
+    },
     5: {"figures", "card"},
 }
 # layer 0, on tensors: takes tensors and numbers, knows no model and no configuration
@@ -26,7 +36,7 @@ TENSORS = {"rule", "loss", "optimizer", "mastered", "wrapped", "collectives"}
 # of the whole project, tests aside; "pipelines" stands for any file there
 IMPORTERS = {
     "deepspeed": {"engine"},
-    "ray": {"scoring", "streams", "worker", "pipelines"},
+    "ray": {"scoring", "streams", "worker", "trainer", "pipelines"},
     "mlflow": {"mlflow_client", "mlflow_entries", "tracking", "registry", "qa_model"},
 }
 HEAVY = {"torch", "ray", "deepspeed", "mlflow", "transformers", "accelerate", "matplotlib", "lm_eval"}

@@ -109,6 +109,8 @@ def test_a_taken_name_is_refused_unless_resumed_or_overwritten(tmp_path: Path) -
 def test_a_run_that_failed_at_once_may_be_started_again(tmp_path: Path) -> None:
     run = RunDir.create(config(tmp_path))
     (run.root / "failure-20260101-000000.txt").write_text("x")
+    run.tracking.write_text("{}")
+    run.environment.write_text("{}")
     RunDir.create(config(tmp_path))
     assert names(run.root) == ["config.yaml"]
 

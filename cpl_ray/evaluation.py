@@ -49,7 +49,7 @@ class Evaluator:
     def run(self, module: nn.Module) -> dict[str, float]:
         """Return `learned`, `forgotten_in_set`, `forgotten_validation` and each with `_of`; all ranks must call."""
         mine = self._counted[self._comm.rank :: self._comm.world_size]
-        verdicts = self._scorer.score(module, [row.item for row in mine], sync_max=self._comm.max)
+        verdicts = self._scorer.score(module, [row.item for row in mine], sync_max=self._comm.max, brief=True)
         names = list(COUNTS.values())
         flips = dict.fromkeys(names, 0.0)
         totals = dict.fromkeys(names, 0.0)

@@ -96,7 +96,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
         engine,
         sources["injection"],
         sources.get("mastered"),
-        pad_id=tokenizer.pad_token_id or 0,
+        pad_id=0,  # masked everywhere; a tokenizer may have no pad token, or one beyond the embedding
         evaluate=evaluate,
         run_folder=run_folder,
         zero_stage=engine.stage,

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Where torch comes from; empty: the package index. CPU build only: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Where torch comes from; empty: the package index. With TORCH_INDEX=URL torch comes from that index (e.g. one of CPU builds)
 TORCH_INDEX ?=
 STAMP := $(VENV)/.installed
 

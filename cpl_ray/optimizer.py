@@ -217,6 +217,7 @@ class CPLOptimizer(torch.optim.Optimizer):
         state["step"] += 1
         step = int(state["step"])
         mastered = self._mastered_of(param) if self.mode is Mode.UPDATE else None
+        assert param.grad is not None
         theta, gradient = param.view(-1), param.grad.reshape(-1)
         moments = [state[key].view(-1) for key in ("exp_avg", "exp_avg_sq") if key in state]
         for start in range(0, theta.numel(), CHUNK):

@@ -4,7 +4,8 @@ Every worker iterates the whole stream of its set, which Ray keeps once per node
 rows of its slice (order.py). So every row comes exactly once an epoch and the world size changes no batch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import ray.data
@@ -43,7 +44,7 @@ def encoded_stream(items: Sequence[Item], encoder: Encoder, name: str) -> Datase
     return ray.data.from_arrow(tables)
 
 
-def scored_stream(parts: dict[str, Sequence[Row]]) -> Dataset:
+def scored_stream(parts: Mapping[str, Sequence[Row]]) -> Dataset:
     """Put the items to be scored during training into the object store, with what the base model made of them."""
     rows = [(part, row.item.to_json(), row.before.correct) for part, own in parts.items() for row in own if row.before]
     columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[], [], []]
@@ -52,7 +53,8 @@ def scored_stream(parts: dict[str, Sequence[Row]]) -> Dataset:
 
 def blocks_of(iterator: DataIterator) -> Callable[[], Iterator[pa.Table]]:
     """Return a function that starts a new pass over a worker's stream, in blocks."""
-    return lambda: iter(iterator.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
+    whole_blocks: Any = None  # Ray documents None, its types do not
+    return lambda: iter(iterator.iter_batches(batch_size=whole_blocks, batch_format="pyarrow", prefetch_batches=1))
 
 
 class StreamSource:

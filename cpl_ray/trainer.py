@@ -59,7 +59,7 @@ def train(
     if checkpoint is not None:
         check_resumable(checkpoint, world_size=config.cluster.num_workers, zero_stage=config.running_zero_stage)
         say(f"resuming after update {checkpoint.step}")
-    datasets = {"injection": _stream(assessment, encoder, "injection")}
+    datasets: dict[str, Any] = {"injection": _stream(assessment, encoder, "injection")}
     if config.train.rule == "cpl":
         datasets["mastered"] = _stream(assessment, encoder, "mastered")
     counted = {part: [r for r in assessment.parts[part] if in_denominator(part, r.before)] for part in COUNTS}
@@ -77,14 +77,16 @@ def train(
         logging.getLogger(name).setLevel(logging.ERROR)
     cluster = config.cluster
     resources = {"CPU": cluster.cpus_per_worker, **({"GPU": 1} if cluster.use_gpu else {})}
+    make_run_config: Callable[..., Any] = ray.train.RunConfig  # its types are those of Train V1
+    worker: Callable[..., Any] = train_worker  # Ray types it as returning nothing, yet hands the result back
     trainer = TorchTrainer(
-        train_worker,
+        worker,
         train_loop_config=job,
         torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo", timeout_s=cluster.timeout_s),
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.num_workers, use_gpu=cluster.use_gpu, resources_per_worker=resources
         ),
-        run_config=ray.train.RunConfig(
+        run_config=make_run_config(
             name=f"attempt-{time.time_ns()}",
             storage_path=str(run_folder / "train" / "ray"),
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
@@ -97,7 +99,7 @@ def train(
         ),
     )
     try:
-        result = trainer.fit()
+        result: Any = trainer.fit()
     except ray.train.TrainingFailedError as error:
         failures = getattr(error, "worker_failures", {}) or {"driver": error}
         rank, cause = next(iter(failures.items()))

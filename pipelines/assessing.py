@@ -95,7 +95,7 @@ def assess_items(config: Config, run: RunDir, say: Say, *, score: bool = True) -
 
     reading = Reading(config, run, say)
     brought = config.data.items is None
-    parts: Parts = parts_from_brought(*(reading.sets.get(name, []) for name in BROUGHT)) if brought else {}
+    parts: Parts = parts_from_brought(*_four(reading.sets)) if brought else {}
     items: list[Item] = [row.item for rows in parts.values() for row in rows] if brought else reading.sets["items"]
     graded = report = None
     if score:
@@ -126,6 +126,12 @@ def assess_items(config: Config, run: RunDir, say: Say, *, score: bool = True) -
     )
     write_assessment(run.assessment, parts, manifest)
     return publish(run, say)
+
+
+def _four(sets: dict[str, list[Item]]) -> tuple[list[Item], list[Item], list[Item], list[Item]]:
+    """Return the brought sets in the order of `BROUGHT`, empty where none was brought."""
+    mastered, mastered_held_out, injection, injection_held_out = (sets.get(name, []) for name in BROUGHT)
+    return mastered, mastered_held_out, injection, injection_held_out
 
 
 def publish(run: RunDir, say: Say) -> dict[str, Any]:

@@ -112,14 +112,15 @@ def poisoned(stage: int) -> tuple[str, bool]:
 
     config = make_config({"zero_stage": stage}, 3)
     model = toy_model()
-    torch.nn.init.constant_(model.model.norm.weight, float("nan"))
+    torch.nn.init.constant_(dict(model.named_parameters())["model.norm.weight"], float("nan"))
     engine = ZeroEngine(model, config)
     before = {name: tensor.detach().clone() for name, tensor in engine.state_dict().items()}
     try:
         TrainingLoop(config, engine, Rowset(INJECTION), Rowset(MASTERED), pad_id=0).run()
     except NonFiniteError as error:
         after = engine.state_dict()
-        return str(error), all(torch.equal(before[n], after[n].detach()) for n in before if not n.endswith("norm.weight"))
+        names = [name for name in before if not name.endswith("norm.weight")]
+        return str(error), all(torch.equal(before[name], after[name].detach()) for name in names)
     return "nothing was said", False
 
 

@@ -1,5 +1,7 @@
 """Loop and optimizer on a plain torch engine in float64 equal the transcription of the equations to 1e-10."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from tests.oracle import transcription
 from tests.oracle.plain_engine import PlainEngine
 from tests.oracle.toy import Rowset, toy_items, toy_model
 
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"name": "sgd", "lr": 0.05},
     "sgd-decay": {"name": "sgd", "lr": 0.05, "weight_decay": 0.1},
     "momentum": {"name": "sgd", "lr": 0.02, "momentum": 0.9},
@@ -25,7 +27,7 @@ def run_loop(config: Config, model: torch.nn.Module) -> LoopState:
     return TrainingLoop(config, PlainEngine(model, config), Rowset(INJECTION), Rowset(MASTERED), pad_id=0).run()
 
 
-def paper_config(optimizer: dict[str, object], **train: object) -> Config:
+def paper_config(optimizer: dict[str, Any], **train: Any) -> Config:
     defaults = {"refresh": "epoch", "epochs": 3, "micro_batch_size": 1, "shuffle": False, "max_grad_norm": None}
     return Config.model_validate({"model": "toy", "optimizer": optimizer, "train": {**defaults, **train}})
 

@@ -1,5 +1,6 @@
 """An engine of plain torch: the loop's parity baseline, in any dtype, one process or a process group."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,11 +50,18 @@ class PlainEngine:
     def update(self, *, masked: bool) -> float:
         return self._step(Mode.UPDATE if masked else Mode.PLAIN)
 
+    def save(self, folder: Path) -> None:
+        raise AssertionError("the plain engine is for short runs without checkpoints")
+
+    def load(self, folder: Path) -> None:
+        raise AssertionError("the plain engine is for short runs without checkpoints")
+
     def _step(self, mode: Mode) -> float:
         if self.replicas > 1:
             for p in self.module.parameters():
+                assert p.grad is not None
                 dist.all_reduce(p.grad)
-                p.grad /= self.replicas
+                p.grad.div_(self.replicas)
         self.optimizer.start(mode)
         self.optimizer.step()
         self.optimizer.zero_grad()

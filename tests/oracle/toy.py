@@ -1,6 +1,7 @@
 """A small causal language model and random items for numeric tests."""
 
 import random
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ def toy_model(
 ) -> nn.Module:
     """Build a 2-layer Llama (grouped queries, odd sizes) with weights large enough for lively gradients."""
     torch.manual_seed(seed)
+    settings: dict[str, Any] = {"attn_implementation": "eager"}
     config = LlamaConfig(
         vocab_size=VOCAB,
         hidden_size=24,
@@ -28,9 +30,10 @@ def toy_model(
         tie_word_embeddings=tied,
         initializer_range=0.2,
         attention_dropout=dropout,
-        attn_implementation="eager",
+        **settings,
     )
-    return LlamaForCausalLM(config).to(dtype)
+    model: nn.Module = LlamaForCausalLM(config)
+    return model.to(dtype)
 
 
 def toy_items(count: int, seed: int) -> list[tuple[list[int], list[int]]]:

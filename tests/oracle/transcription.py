@@ -52,7 +52,7 @@ def train(
         for item in injection:
             g = mean_gradient(model, [item])
             if max_grad_norm is not None:
-                norm = torch.sqrt(sum((x**2).sum() for x in g))
+                norm = torch.sqrt(torch.stack([(x**2).sum() for x in g]).sum())
                 g = [x * min(1.0, float(max_grad_norm / (norm + 1e-6))) for x in g]
             t += 1
             agree = 0
@@ -73,7 +73,7 @@ def train(
                         if optimizer == "adamw":
                             u = u + weight_decay * theta
                     opposed = ((u > 0) & (g_m[j] < 0)) | ((u < 0) & (g_m[j] > 0))
-                    theta -= lr * torch.where(opposed, torch.zeros_like(u), u)
+                    theta.copy_(theta - lr * torch.where(opposed, torch.zeros_like(u), u))
                     agree += int((~opposed).sum())
             shares.append(agree / sum(p.numel() for p in params))
     return shares

@@ -1,5 +1,7 @@
 """The rule: its guarantee, its polarity, and what rounding must not change."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -79,7 +81,7 @@ def test_pinned_updates() -> None:
     assert momentum_update_(gradient, buffer, 0.9).tolist() == [1.4, -1.1]
 
 
-def one_step(sizes: list[int], *, mode: Mode = Mode.UPDATE, seed: int = 0, **options: object) -> list[torch.Tensor]:
+def one_step(sizes: list[int], *, mode: Mode = Mode.UPDATE, seed: int = 0, **options: Any) -> list[torch.nn.Parameter]:
     """Two captures and updates on parameters cut as `sizes` from one vector."""
     generator = torch.Generator().manual_seed(seed)
     total = sum(sizes)
@@ -105,7 +107,7 @@ def test_commutes_bit_exactly_with_sharding(name: str, sizes: list[int]) -> None
 def test_commutes_with_chunking_and_padding() -> None:
     size = CHUNK + 13
     whole = one_step([size])[0]
-    assert torch.equal(torch.cat(one_step([CHUNK - 5, 18])), whole)
+    assert torch.equal(torch.cat(list(one_step([CHUNK - 5, 18]))), whole)
     param = torch.nn.Parameter(torch.zeros(8))
     optimizer = CPLOptimizer([param], weight_decay=0.1)
     for mode in (Mode.CAPTURE, Mode.UPDATE):

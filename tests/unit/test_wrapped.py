@@ -1,4 +1,4 @@
-"""Foreign optimizers under the rule: equal to ours where ours exists, never against g_M, refused where they cannot work."""
+"""Foreign optimizers under the rule: equal to ours, never against g_M, refused where they cannot work."""
 
 import pytest
 import torch

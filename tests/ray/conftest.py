@@ -1,0 +1,173 @@
+"""A tiny model that knows some made-up facts, and the command line in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+ROOT = Path(__file__).resolve().parents[2]
+MARK = "CPL_TEST_MARK"
+NUM_KNOWN, NUM_UNKNOWN = 24, 16
+
+
+def facts() -> list[dict[str, Any]]:
+    """Return the facts as multiple-choice cloze rows; the model is taught the first `NUM_KNOWN`."""
+    places = ["harbour", "mill", "tower", "garden", "bridge"]
+    names = ["amber", "birch", "cedar", "dune", "ember", "frost", "grove", "heath"]
+    answers = ["seven", "green", "iron", "north", "salt", "oak", "wind", "gold", "clay", "snow", "rust", "moss"]
+    rows = []
+    for index in range(NUM_KNOWN + NUM_UNKNOWN):
+        place, name = places[index % 5], names[index // 5]
+        options = [answers[(index * 5 + step) % 12] for step in range(4)]
+        rows.append(
+            {
+                "id": f"f{index}",
+                "question": f"What is the sign of {name} {place}?",
+                "cloze": f"The sign of {name} {place} is",
+                "choices": options,
+                "answer": (index * 7) % 4,
+            }
+        )
+    return rows
+
+
+def as_completion(row: dict[str, Any]) -> dict[str, str]:
+    """Return a fact as a prompt/completion row."""
+    return {"id": row["id"], "prompt": row["cloze"], "completion": " " + row["choices"][row["answer"]]}
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    inner.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=400, special_tokens=["<eos>"], initial_alphabet=alphabet)
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<eos>")
+
+
+def build_model(folder: Path) -> None:
+    """Train a two-layer Qwen2 on the known facts for a few seconds and save it with its tokenizer (no pad token)."""
+    rows = [as_completion(row) for row in facts()]
+    texts = [row["prompt"] + row["completion"] for row in rows]
+    words = build_tokenizer(texts)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+    )
+    model = Qwen2ForCausalLM(config)
+    ids = pad_sequence([torch.tensor(words(text).input_ids) for text in texts[:NUM_KNOWN]], True, -100)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(120):
+        optimizer.zero_grad()
+        model(input_ids=ids.clamp(min=0), labels=ids).loss.backward()
+        optimizer.step()
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+
+
+@dataclass
+class World:
+    """Where the tests of this folder happen: model, items and runs lie here; commands are run here."""
+
+    folder: Path
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+        """Start `cpl` in a session of its own; everything it starts inherits a mark (see `left_behind`)."""
+        variables = {
+            **{name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")},
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            MARK: uuid.uuid4().hex,
+            **environment,
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipelines", *arguments],
+            cwd=self.folder,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        process.mark = variables[MARK]  # type: ignore[attr-defined]
+        return process
+
+    def cpl(self, *arguments: str, exit_code: int = 0, **environment: str) -> tuple[str, str]:
+        """Run `cpl` to its end and return what it printed; fail on another exit code, or if processes stay."""
+        process = self.start(*arguments, **environment)
+        out, err = process.communicate()
+        assert process.returncode == exit_code, f"{arguments}: {process.returncode}\n{out}\n{err}"
+        assert "Traceback" not in err, err
+        assert left_behind(process) == []
+        return out, err
+
+
+def marked(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    """Return the living processes that `process` has started, directly or not."""
+    found = {}
+    for one in psutil.process_iter():
+        try:
+            if one.pid != process.pid and one.environ().get(MARK) == process.mark:  # type: ignore[attr-defined]
+                found[one.pid] = one
+                found |= {child.pid: child for child in one.children(recursive=True)}
+        except psutil.Error:
+            continue
+    return [one for one in found.values() if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+def left_behind(process: "subprocess.Popen[str]", patience_s: float = 20) -> list[str]:
+    """Return what still runs of a command that has ended, after waiting for it to go."""
+    until(lambda: not marked(process), patience_s, demand=False)
+    return [" ".join(one.cmdline())[:80] for one in marked(process)]
+
+
+def until(met: Callable[[], Any], timeout_s: float, *, demand: bool = True) -> None:
+    """Wait until `met()` is true."""
+    deadline = time.monotonic() + timeout_s
+    while not met() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not demand or met(), "what was waited for did not happen"
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("world")
+    build_model(folder / "model")
+    rows = facts()
+    write_rows(folder / "items.jsonl", rows)
+    write_rows(folder / "mastered.jsonl", [as_completion(row) for row in rows[:NUM_KNOWN]])
+    write_rows(folder / "injection.jsonl", [as_completion(row) for row in rows[NUM_KNOWN:]])
+    return World(folder)

@@ -1,6 +1,7 @@
 """What one Ray Train worker does: build model, engine, streams and evaluator, run the loop, save the model."""
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _train(job: dict[str, Any]) -> dict[str, Any]:
+    config = Config.model_validate(job["config"])
+    if config.cluster.use_gpu:
+        os.environ.pop("DS_ACCELERATOR", None)  # the driver's: found out anew on this machine
     # imported here: the controller and a head node without these packages import this module too
     import torch
 
@@ -45,7 +49,6 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
     from cpl_ray.model import load_model, load_tokenizer, save_model
     from cpl_ray.predict import Scorer
 
-    config = Config.model_validate(job["config"])
     run_folder = Path(job["run_folder"])
     started = time.time()
     if not config.cluster.use_gpu:

@@ -1,1 +1,7 @@
-"""The command line: one verb per file. Importing them imports nothing heavy (torch, ray, mlflow, transformers)."""
+"""The command line: one verb per file, thin over cpl_ray."""
+
+import os
+
+# before anything imports these libraries: no telemetry, and no warning about missing GPUs from a driver that needs none
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -1,11 +1,12 @@
 """The assess stage: read the items, ask the base model, make the parts."""
 
+from pathlib import Path
 from typing import Any
 
 from cpl_ray.assessment import Assessment, Parts, read_assessment, resolve_scorer, with_before, write_assessment
 from cpl_ray.bias import letter_report
 from cpl_ray.cells import RowError
-from cpl_ray.config import Config
+from cpl_ray.config import Config, DataConfig
 from cpl_ray.encoding import Encoder, prompt_fingerprint
 from cpl_ray.errors import DataError
 from cpl_ray.items import Item
@@ -40,6 +41,8 @@ class Reading:
             raise DataError("there is no data: set data.items, or data.mastered and data.injection")
         tokenizer = load_tokenizer(config)
         read = {name: read_items(source, data, name=f"data.{name}") for name, source in sources.items()}
+        path = run.root / "rejected.jsonl"
+        _set_aside(read, data, path)
         self.scorer = resolve_scorer(config.assess.scorer, [item for one in read.values() for item in one.items])
         model_config = AutoConfig.from_pretrained(
             config.model, revision=config.model_revision, trust_remote_code=config.trust_remote_code
@@ -55,11 +58,7 @@ class Reading:
         )
         self.fingerprint = prompt_fingerprint(self.scorer, config.prompt, tokenizer)
         read = {name: self._encodable(one, str(sources[name])) for name, one in read.items()}
-        rejected = [row for one in read.values() for row in one.rejected]
-        path = run.root / "rejected.jsonl"
-        write_rejected(path, rejected)
-        for name, one in read.items():
-            check_budget(one, data, f"data.{name}", path)
+        rejected = _set_aside(read, data, path)
         if rejected:
             first = f"row {rejected[0].row}: {rejected[0].reason}"
             say(f"{len(rejected)} rows set aside, reasons in {path}; the first: {first}")
@@ -77,6 +76,15 @@ class Reading:
             except RowError as error:
                 rejected.append(Rejected(source, 0, str(error), item.to_json()[:200]))
         return ReadResult(items, rejected, result.num_rows)
+
+
+def _set_aside(read: dict[str, ReadResult], data: DataConfig, path: Path) -> list[Rejected]:
+    """Write the rejected rows of all sources to `path` and return them, unless a source is beyond its budget."""
+    rejected = [row for one in read.values() for row in one.rejected]
+    write_rejected(path, rejected)
+    for name, one in read.items():
+        check_budget(one, data, f"data.{name}", path)
+    return rejected
 
 
 def assess_items(config: Config, run: RunDir, say: Say, *, score: bool = True) -> dict[str, Any]:

@@ -7,6 +7,25 @@ from contextlib import contextmanager
 
 from cpl_ray.config import Config
 
+_shared = False
+
+
+@contextmanager
+def one_ray_session() -> Iterator[None]:
+    """Let all sessions in the block be one: the first that is needed starts Ray, the end of the block stops it."""
+    global _shared
+    import ray
+
+    if _shared or ray.is_initialized():
+        yield
+        return
+    _shared = True
+    try:
+        yield
+    finally:
+        _shared = False
+        ray.shutdown()
+
 
 @contextmanager
 def ray_session(config: Config, say: Callable[[str], None]) -> Iterator[None]:
@@ -35,4 +54,5 @@ def ray_session(config: Config, say: Callable[[str], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        if not _shared:
+            ray.shutdown()

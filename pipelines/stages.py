@@ -17,14 +17,15 @@ from cpl_ray.tracking import Tracker
 from pipelines.assessing import adopt_assessment, assess_items, encoder_of
 from pipelines.console import Say
 from pipelines.progress import training_progress
-from pipelines.session import ray_session
+from pipelines.session import one_ray_session, ray_session
 
 
 def run(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
     """Assess, train, evaluate, register; with `gate` also judge. On resume finished stages are not done again."""
     started = time.time()
     seconds: dict[str, float] = {}
-    with _tracked(config, run) as tracker, ray_session(config, say):
+    _check_resume(config, run, trains=not run.model.exists())
+    with _tracked(config, run) as tracker, one_ray_session():
         for name, done, stage in (
             ("assess", run.assessment, assess),
             ("train", run.model, train),
@@ -61,23 +62,20 @@ def train(config: Config, run: RunDir, say: Say, tracker: Tracker | None = None)
     from cpl_ray.assessment import read_assessment
     from cpl_ray.trainer import train as train_on_cluster
 
-    if config.run.resume:
-        check_same_job(load_config(run.config), config)
+    _check_resume(config, run, trains=True)
     config = _prepared(config, run)
-    with _tracked(config, run, tracker) as tracker, ray_session(config, say):
-        if not run.assessment.exists():
-            if config.data.assessment:
-                adopt_assessment(config, run, say)
-            elif config.data.mastered is not None:
-                assess_items(config, run, say, score=config.evaluate.every is not None)
-            else:
-                raise ConfigError(
-                    f"{run.root} has no assessment; run `cpl assess` first, or `cpl run` for the whole job"
-                )
+    ready = run.assessment.exists()
+    if not ready and config.data.assessment is None and config.data.mastered is None:
+        raise ConfigError(f"{run.root} has no assessment; run `cpl assess` first, or `cpl run` for the whole job")
+    with _tracked(config, run, tracker) as tracker, one_ray_session():
+        if not ready and config.data.assessment:
+            adopt_assessment(config, run, say)
+        elif not ready:
+            assess_items(config, run, say, score=config.evaluate.every is not None)
         assessment = read_assessment(run.assessment)
         encoder, max_length = encoder_of(config, assessment)
         tracker.follow(run.metrics)
-        with training_progress(run.metrics, say):
+        with ray_session(config, say), training_progress(run.metrics, say):
             summary = train_on_cluster(
                 config,
                 assessment,
@@ -153,6 +151,19 @@ def promote(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
 
     verdict = judge_and_promote(_prepared(config, run), run.root)
     return _result(run) | {"gate": verdict.to_dict()}
+
+
+def _check_resume(config: Config, run: RunDir, *, trains: bool) -> None:
+    """Refuse a resume under settings that would change numbers, before Ray or MLflow is asked for anything."""
+    if not config.run.resume:
+        return
+    from cpl_ray.checkpoint import check_resumable, latest_checkpoint
+    from cpl_ray.loop import CHECKPOINTS
+
+    check_same_job(load_config(run.config), config)
+    checkpoint = latest_checkpoint(run.root / CHECKPOINTS)
+    if checkpoint is not None and trains:
+        check_resumable(checkpoint, world_size=config.cluster.num_workers, zero_stage=config.running_zero_stage)
 
 
 def _prepared(config: Config, run: RunDir) -> Config:

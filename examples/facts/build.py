@@ -17,6 +17,8 @@ from pathlib import Path
 
 NUM_CHOICES = 4
 NUM_CITIES = 100
+# "2" or "C" as an answer could also name an option.
+OPTION_NAMES = {"0", "1", "2", "3", "A", "B", "C", "D"}
 
 # Countries whose English name takes an article.
 WITH_ARTICLE = set("AE BS CD CF CG DO GB GM KM MH MV NL PH SB SC US".split())
@@ -169,7 +171,8 @@ def rows(facts: Iterable[Fact], seed: int) -> Iterator[dict[str, object]]:
 
 def main() -> None:
     """Write facts.jsonl beside this script and print how many facts of each subject it holds."""
-    facts = [*country_facts(), *city_facts(), *state_facts(), *element_facts()]
+    found = [*country_facts(), *city_facts(), *state_facts(), *element_facts()]
+    facts = [fact for fact in found if fact.answer not in OPTION_NAMES]
     lines = [json.dumps(row, ensure_ascii=False) for row in rows(facts, seed=0)]
     target = Path(__file__).with_name("facts.jsonl")
     target.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -73,8 +73,8 @@ def build_model(folder: Path) -> None:
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=len(words),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=48,
+        intermediate_size=96,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -83,8 +83,8 @@ def build_model(folder: Path) -> None:
     )
     model = Qwen2ForCausalLM(config)
     ids = pad_sequence([torch.tensor(words(text).input_ids) for text in texts[:NUM_KNOWN]], True, -100)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(120):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(250):
         optimizer.zero_grad()
         model(input_ids=ids.clamp(min=0), labels=ids).loss.backward()
         optimizer.step()

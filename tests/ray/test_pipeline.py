@@ -1,0 +1,176 @@
+"""The command line end to end on a Ray cluster of its own: exact numbers, kills, resume, the gate."""
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from psutil import NoSuchProcess
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cpl_ray.config import Config, PromptConfig
+from cpl_ray.encoding import Encoder
+from cpl_ray.items import Item
+from cpl_ray.loading import load_config
+from cpl_ray.loop import TrainingLoop
+from tests.oracle.plain_engine import PlainEngine
+from tests.oracle.toy import Rowset
+from tests.ray.conftest import World, left_behind, marked, until
+
+pytestmark = pytest.mark.ray
+NUM_UPDATES = 16
+TRAIN = """\
+model: model
+data: {mastered: mastered.jsonl, injection: injection.jsonl}
+train: {micro_batch_size: 2, mastered_batch_size: 8, refresh: 2, epochs: 4, checkpoint_every: 2}
+evaluate: {every: null}
+optimizer: {lr: 1.0e-4, weight_decay: 0.1}
+cluster: {num_workers: 2}
+zero_stage: 2
+"""
+RUN = """\
+model: model
+data: {items: items.jsonl}
+assess: {scorer: exact_match, max_new_tokens: 4}
+train: {micro_batch_size: 4, mastered_batch_size: 16, epochs: 2}
+optimizer: {lr: 3.0e-3}
+run: {name: whole}
+"""
+RATE = {"count", "of", "share", "low", "high"}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def steps(folder: Path, kind: str = "train") -> list[int]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
+    return [record["step"] for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if ".part" in path.name]
+
+
+@pytest.fixture(scope="module")
+def trained(world: World) -> Path:
+    """Train on brought sets, undisturbed, without having assessed; return the run folder."""
+    (world.folder / "train.yaml").write_text(TRAIN)
+    world.cpl("train", "train.yaml", "run.name=calm")
+    return world.runs / "calm"
+
+
+def test_training_through_ray_equals_plain_torch(world: World, trained: Path) -> None:
+    assert steps(trained) == list(range(1, NUM_UPDATES + 1))
+    assert leftovers(trained) == []
+    settings = load_config(trained / "config.yaml").model_dump()
+    settings["train"]["micro_batch_size"] *= settings["cluster"]["num_workers"]
+    config = Config.model_validate({**settings, "cluster": {"num_workers": 1}, "zero_stage": 0})
+    words = AutoTokenizer.from_pretrained(world.folder / "model")
+    encoder = Encoder(
+        words, scorer="exact_match", prompt=PromptConfig(), max_length=128, over_long="reject", append_eos=False
+    )
+
+    def rows(name: str) -> Rowset:
+        encoded = []
+        for line in (world.folder / f"{name}.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            item = Item(row["id"], "completion", prompt=row["prompt"], target=row["completion"])
+            encoded.append(encoder.training(item))
+        return Rowset([(list(one.context_ids), list(one.target_ids)) for one in encoded])
+
+    model = AutoModelForCausalLM.from_pretrained(world.folder / "model", dtype=torch.float32)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    TrainingLoop(config, PlainEngine(model, config), rows("injection"), rows("mastered"), pad_id=0).run()
+    found = weights(trained)
+    ours = torch.cat([tensor.flatten() for tensor in found.values()])
+    plain = torch.cat([model.state_dict()[name].flatten() for name in found])
+    start = torch.cat([before[name].flatten() for name in found])
+    assert ((ours - plain).abs() <= 1e-5 * (plain.abs() + 1e-3)).double().mean() >= 0.999
+    assert (ours != start).double().mean() > 0.3
+
+
+def test_killed_worker_and_killed_driver_change_nothing(world: World, trained: Path) -> None:
+    from mlflow import MlflowClient
+
+    folder = world.runs / "killed"
+    process = world.start("train", "train.yaml", "run.name=killed")
+
+    def workers() -> list[Any]:
+        return [one for one in marked(process) if "RayTrainWorker" in "".join(one.cmdline())]
+
+    until(lambda: len(steps(folder)) >= 5, 120)
+    first = workers()
+    assert len(first) == 2
+    first[1].kill()
+    # Ray starts both workers again, which go on from the last checkpoint
+    until(lambda: len(workers()) == 2 and not {one.pid for one in workers()} & {one.pid for one in first}, 120)
+    until(lambda: len(steps(folder)) >= 9, 120)
+    stopped, _ = workers()
+    stopped.suspend()  # no step without it: training would be over before Ray notices that the driver is gone
+    process.kill()
+    process.communicate()
+    try:
+        until(lambda: marked(process) in ([], [stopped]), 30)
+    finally:
+        with suppress(NoSuchProcess):
+            stopped.resume()
+    assert left_behind(process) == []
+    assert steps(folder)[-1] < NUM_UPDATES
+    assert not (folder / "model").exists()
+    tracked = json.loads((folder / "tracking.json").read_text())
+
+    _, said = world.cpl(
+        "train", "train.yaml", "run.name=killed", "run.resume=true", "cluster.num_workers=1", exit_code=3
+    )
+    assert "cluster.num_workers=2" in said
+    assert "started Ray" not in said
+
+    _, said = world.cpl("train", "train.yaml", "run.name=killed", "run.resume=true")
+    assert "resuming after update" in said
+    ours, calm = weights(folder), weights(trained)
+    assert [name for name in calm if not torch.equal(ours[name], calm[name])] == []
+    assert steps(folder) == list(range(1, NUM_UPDATES + 1))
+    assert leftovers(folder) == []
+    assert json.loads((folder / "tracking.json").read_text()) == tracked
+    client = MlflowClient(tracked["uri"])
+    points = client.get_metric_history(tracked["run_id"], "train/loss_injection")
+    assert [point.step for point in points] == list(range(1, NUM_UPDATES + 1))
+    assert client.get_run(tracked["run_id"]).info.status == "FINISHED"
+
+
+def test_run_then_promote(world: World) -> None:
+    from mlflow import MlflowClient
+
+    folder = world.runs / "whole"
+    (world.folder / "run.yaml").write_text(RUN)
+    out, _ = world.cpl("run", "run.yaml", "--json")
+    said = json.loads(out)
+    result = json.loads((folder / "result.json").read_text())
+    assert {"learned", "forgotten", "learned_held_out", "collaborative_share", "moved_against"} <= set(result)
+    assert set(result["forgotten"]) == {"held_out", "validation", "in_set"}
+    assert [rate for rate in (result["learned"], *result["forgotten"].values()) if set(rate) != RATE] == []
+    assert result["learned_held_out"] is None
+    assert result["moved_against"] == 0
+    assert said["learned"] == result["learned"]
+    expected = {"model", "assessment", "manifest.json", "config.yaml", "metrics.jsonl", "flips.parquet", "figures"}
+    assert expected - set(os.listdir(folder)) == set()
+    assert leftovers(folder) == []
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    ids = AutoTokenizer.from_pretrained(folder / "model")("The sign of amber mill is", return_tensors="pt")
+    assert model.generate(**ids, max_new_tokens=2).shape[1] == ids.input_ids.shape[1] + 2
+
+    client = MlflowClient(json.loads((folder / "tracking.json").read_text())["uri"])
+    aliases = lambda: set(client.get_registered_model("cpl-model").aliases)  # noqa: E731
+    assert aliases() == {"candidate"}
+    _, said = world.cpl("promote", "run.yaml", "budget.min_learned=1", "budget.max_forgetting=0", exit_code=2)
+    assert "budget.min_learned" in said
+    assert aliases() == {"candidate"}
+    assert json.loads((folder / "result.json").read_text())["gate"]["admitted"] is False
+    world.cpl("promote", "run.yaml", "budget.min_learned=0", "budget.max_forgetting=1")
+    assert aliases() == {"candidate", "champion"}
+    assert json.loads((folder / "result.json").read_text())["gate"]["admitted"] is True

@@ -17,9 +17,7 @@ from cpl_ray.predict import Scorer
 from cpl_ray.reading import read_items
 from pipelines.base_model import Recipe, make_base_model
 
-SMALL = Recipe(
-    vocab_size=400, hidden_size=48, intermediate_size=96, steps=60, batch_size=40, lr=1e-2, initializer_range=0.05
-)
+SMALL = Recipe(hidden_size=48, intermediate_size=96, steps=60, batch_size=40, lr=1e-2, initializer_range=0.05)
 
 
 @pytest.fixture
@@ -53,7 +51,7 @@ def test_it_knows_its_share_and_not_the_rest(facts: Path, tmp_path: Path) -> Non
 
 
 def test_same_seed_same_weights_whatever_happened_before(facts: Path, tmp_path: Path) -> None:
-    few = Recipe(vocab_size=400, hidden_size=48, intermediate_size=96, steps=3, batch_size=40)
+    few = Recipe(hidden_size=48, intermediate_size=96, steps=3, batch_size=40)
     weights = []
     for number, seed in enumerate((0, 0, 1)):
         torch.manual_seed(number)

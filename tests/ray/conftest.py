@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -29,16 +30,16 @@ def facts() -> list[dict[str, Any]]:
     names = ["amber", "birch", "cedar", "dune", "ember", "frost", "grove", "heath"]
     answers = ["seven", "green", "iron", "north", "salt", "oak", "wind", "gold", "clay", "snow", "rust", "moss"]
     rows = []
+    rng = random.Random(0)
     for index in range(NUM_KNOWN + NUM_UNKNOWN):
         place, name = places[index % 5], names[index // 5]
-        options = [answers[(index * 5 + step) % 12] for step in range(4)]
         rows.append(
             {
                 "id": f"f{index}",
                 "question": f"What is the sign of {name} {place}?",
                 "cloze": f"The sign of {name} {place} is",
-                "choices": options,
-                "answer": (index * 7) % 4,
+                "choices": rng.sample(answers, 4),
+                "answer": rng.randrange(4),
             }
         )
     return rows

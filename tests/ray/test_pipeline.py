@@ -21,7 +21,7 @@ from tests.oracle.plain_engine import PlainEngine
 from tests.oracle.toy import Rowset
 from tests.ray.conftest import World, left_behind, marked, until
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # minutes where other work takes the cores
 NUM_UPDATES = 16
 TRAIN = """\
 model: model

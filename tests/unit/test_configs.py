@@ -38,7 +38,9 @@ def test_presets_are_five_models_by_four_sets() -> None:
 
 @pytest.mark.parametrize("path", PRESETS, ids=name_of)
 def test_preset_is_the_reference_setting(path: Path) -> None:
-    model, name = path.stem.rsplit("_", 1) if not path.stem.endswith("arc_c") else (path.stem[: -len("_arc_c")], "arc_c")
+    model, name = (
+        path.stem.rsplit("_", 1) if not path.stem.endswith("arc_c") else (path.stem[: -len("_arc_c")], "arc_c")
+    )
     config = load_config(path, [])
     size = model.split("-")[-1]
     assert config.model.lower().endswith(f"-{size}-instruct")

@@ -1,0 +1,43 @@
+"""`make bench`: run all benchmarks, print a table, and write the raw numbers with provenance."""
+
+import argparse
+import json
+from datetime import datetime
+from pathlib import Path
+
+from benchmarks import optimizer_step, training_step
+from benchmarks.measure import Timing
+from cpl_ray.environment import snapshot
+from cpl_ray.rundir import atomic_write_text
+from pipelines.tables import print_table
+
+BENCHMARKS = {"optimizer_step": optimizer_step.run, "training_step": training_step.run}
+
+
+def main() -> None:
+    """Run the named benchmarks, all by default."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; none: all")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks", "results"))
+    options = parser.parse_args()
+    if unknown := [name for name in options.names if name not in BENCHMARKS]:
+        parser.error(f"there is no benchmark {unknown[0]!r}; valid are {', '.join(BENCHMARKS)}")
+    for name in options.names or BENCHMARKS:
+        timings = BENCHMARKS[name](options.rounds)
+        print(f"{name}: {(BENCHMARKS[name].__doc__ or '').strip()}")
+        print_table(("", "median ms", "10 % - 90 %", "ratio"), [cells(one) for one in timings], numbers=True)
+        record = {"name": name, "date": datetime.now().isoformat(timespec="seconds"), "rounds": options.rounds}
+        record |= {"timings": [one.to_dict() for one in timings], "environment": snapshot()}
+        atomic_write_text(options.out / f"{name}.json", json.dumps(record, indent=1) + "\n")
+    print(f"raw numbers: {options.out}")
+
+
+def cells(timing: Timing) -> tuple[str, ...]:
+    """Return a table row."""
+    spread = f"{timing.low_s * 1e3:.1f} - {timing.high_s * 1e3:.1f}"
+    return timing.name, f"{timing.median_s * 1e3:.1f}", spread, f"{timing.ratio:.2f}"
+
+
+if __name__ == "__main__":
+    main()

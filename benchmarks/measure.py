@@ -1,0 +1,42 @@
+"""Time alternatives in turn, so that whatever else the machine does hits all of them alike."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one alternative over its rounds."""
+
+    name: str
+    median_s: float
+    low_s: float
+    """10th percentile."""
+    high_s: float
+    """90th percentile."""
+    ratio: float
+    """Median of the per-round ratios to the first alternative."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare(alternatives: dict[str, Callable[[], object]], *, rounds: int, warmup: int = 2) -> list[Timing]:
+    """Run every alternative once a round, in turn; the first is the reference of the ratios."""
+    seconds: dict[str, list[float]] = {name: [] for name in alternatives}
+    for number in range(warmup + rounds):
+        for name, run in alternatives.items():
+            started = time.perf_counter()
+            run()
+            if number >= warmup:
+                seconds[name].append(time.perf_counter() - started)
+    reference = next(iter(seconds.values()))
+    timings = []
+    for name, own in seconds.items():
+        deciles = statistics.quantiles(own, n=10)
+        ratio = statistics.median(a / b for a, b in zip(own, reference, strict=True))
+        timings.append(Timing(name, statistics.median(own), deciles[0], deciles[-1], ratio))
+    return timings

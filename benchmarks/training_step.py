@@ -1,0 +1,69 @@
+"""A CPL update against a plain one through the same loop and DeepSpeed engine (ZeRO 2, one process, gloo)."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from benchmarks.measure import Timing, compare
+from cpl_ray.batches import collate
+from cpl_ray.collectives import Collectives
+from cpl_ray.config import Config
+from cpl_ray.encoding import Encoded
+from cpl_ray.engine import ZeroEngine
+from cpl_ray.step import accumulate
+
+BATCH, LENGTH, VOCAB = 8, 48, 4096
+
+
+def run(rounds: int) -> list[Timing]:
+    """Compare a plain update with CPL at refresh 1 and refresh 4, equal batches; each timing covers four updates."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        dist.init_process_group("gloo", init_method=f"file://{Path(folder) / 'store'}", rank=0, world_size=1)
+        try:
+            return compare(
+                {
+                    "fine-tuning": four_updates(0),
+                    "CPL, refresh 4": four_updates(4),
+                    "CPL, refresh 1": four_updates(1),
+                },
+                rounds=rounds,
+            )
+        finally:
+            dist.destroy_process_group()
+
+
+def four_updates(refresh: int) -> Callable[[], None]:
+    """Return a function that makes four updates; `refresh` 0 is plain fine-tuning."""
+    settings = Qwen2Config(
+        vocab_size=VOCAB,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+    )
+    torch.manual_seed(0)
+    config = Config.model_validate({"model": "random", "train": {"micro_batch_size": BATCH}})
+    engine = ZeroEngine(Qwen2ForCausalLM(settings), config)
+    comm = Collectives(engine.device)
+    ids = torch.randint(0, VOCAB, (2, BATCH, LENGTH), generator=torch.Generator().manual_seed(1)).tolist()
+    mastered, injection = (
+        [collate([Encoded("", tuple(row[:-4]), tuple(row[-4:])) for row in rows], pad_id=0)] for rows in ids
+    )
+
+    def run_four() -> None:
+        for step in range(4):
+            if refresh and step % refresh == 0:
+                accumulate(engine, mastered, comm, "mastered")
+                engine.capture()
+            accumulate(engine, injection, comm, "injection")
+            engine.update(masked=refresh > 0)
+
+    return run_four

@@ -20,9 +20,11 @@ from cpl_ray.encoding import Encoder
 from cpl_ray.errors import DataError, UserError
 from cpl_ray.evaluation import COUNTS
 from cpl_ray.loop import CHECKPOINTS
+from cpl_ray.rundir import atomic_write_text
 from cpl_ray.streams import encoded_stream, scored_stream
 from cpl_ray.worker import train_worker
 
+FAILURE = Path("train", "failure.txt")
 POLL_S = "0.3"  # how often the controller looks at its workers; Ray's 2 s are felt at the end of every short run
 
 
@@ -101,10 +103,7 @@ def train(
     try:
         result: Any = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        failures = getattr(error, "worker_failures", {}) or {"driver": error}
-        rank, cause = next(iter(failures.items()))
-        lines = [line for line in str(cause).splitlines() if line.strip()]
-        raise UserError(f"training failed on worker {rank}: {lines[-1] if lines else type(cause).__name__}") from error
+        raise UserError(_failure(error, run_folder / FAILURE)) from error
     summary = result.return_value
     if not isinstance(summary, dict):
         raise UserError("training ended without a result; the workers' logs are in Ray's session folder")
@@ -112,6 +111,18 @@ def train(
         kind, message = summary["error"]
         raise getattr(errors, kind)(message)
     return summary
+
+
+def _failure(error: ray.train.TrainingFailedError, path: Path) -> str:
+    """Write what every worker raised to `path` and return the last line of each, for the message."""
+    failures = error.worker_failures if isinstance(error, ray.train.WorkerGroupError) else {}
+    texts = {f"worker {rank}": str(cause) for rank, cause in sorted(failures.items())} or {"the controller": str(error)}
+    atomic_write_text(path, "\n".join(f"== {who}\n{text}\n" for who, text in texts.items()))
+    lines = {
+        who: next((line for line in reversed(text.splitlines()) if line.strip()), "") for who, text in texts.items()
+    }
+    said = "; ".join(f"on {who}: {line.strip()}" for who, line in lines.items())
+    return f"training failed {said}. Everything the workers said is in {path}"
 
 
 def _stream(assessment: Assessment, encoder: Encoder, side: str) -> ray.data.Dataset:

@@ -85,14 +85,24 @@ def city_facts() -> Iterator[Fact]:
     count = 0
     for city in cities:
         name, code = city["name"], city["countrycode"]
-        usable = code not in NO_STATE and name not in NO_CITY and times[name] == 1 and name.isascii() and per_country[code] < 5
+        usable = (
+            code not in NO_STATE
+            and name not in NO_CITY
+            and times[name] == 1
+            and name.isascii()
+            and per_country[code] < 5
+        )
         if not usable or name == countries[code]["name"] or name == countries[code]["capital"]:
             continue
         per_country[code] += 1
         count += 1
         answer = country_name(code, countries[code]["name"])
         yield Fact(
-            "city", str(city["geonameid"]), f"The city of {name} is in", f"In which country is the city of {name}?", answer
+            "city",
+            str(city["geonameid"]),
+            f"The city of {name} is in",
+            f"In which country is the city of {name}?",
+            answer,
         )
         if count == NUM_CITIES:
             return

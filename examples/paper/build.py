@@ -13,7 +13,8 @@ from pathlib import Path
 SETS = ("mmlu", "medqa", "arc_c", "csqa")
 MODEL = "Qwen2.5-1.5B-Instruct"
 PROMPT = re.compile(
-    r"Question: (?P<question>.*)\nOptions:\nA: (?P<A>.*)\nB: (?P<B>.*)\nC: (?P<C>.*)\nD: (?P<D>.*?)\s*\nPlease [^\n]*\Z",
+    r"Question: (?P<question>.*)\nOptions:\nA: (?P<A>.*)\nB: (?P<B>.*)\nC: (?P<C>.*)\nD: (?P<D>.*?)"
+    r"\s*\nPlease [^\n]*\Z",
     re.DOTALL,
 )
 

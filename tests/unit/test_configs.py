@@ -67,8 +67,8 @@ def test_presets_differ_only_in_model_rate_and_set() -> None:
 
 def test_published_prompts_become_items(tmp_path: Path) -> None:
     prompts = {
-        "mmlu": "Question: Why {so}?\nOptions:\nA: one\nB: two\nC: three\nD: four\n\nPlease reply with only A, B, C, or D.",
-        "medqa": "Question: Two\n\nlines?\nOptions:\nA: B: x\nB: 2\nC: 3\nD: E\nPlease answer strictly. No explanation.",
+        "mmlu": "Question: Why {so}?\nOptions:\nA: one\nB: two\nC: three\nD: four\n\nPlease reply with only a letter.",
+        "medqa": "Question: Two\n\nlines?\nOptions:\nA: B: x\nB: 2\nC: 3\nD: E\nPlease answer strictly.",
         "arc_c": "Question: q?\nOptions:\nA: 1\nB: 2\nC: 3\nD: 4\n\nPlease reply with only A, B, C, or D.",
         "csqa": "Question: q?\nOptions:\nA: 1\nB: 2\nC: 3\nD: 4\n\nPlease reply with only A, B, C, or D.",
     }

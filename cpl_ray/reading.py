@@ -43,7 +43,8 @@ class ReadResult:
     """What a source held: every row is either an item or a rejection.
 
     Attributes:
-        items: Usable items in the order of the files and rows; ids are unique, no question with the same answer twice.
+        items: Usable items in the order of the files and rows; ids are unique, and unless duplicates were to be kept no
+            question stands twice with the same answer.
         rejected: Rows set aside, in the same order.
         num_rows: Rows read, usable or not; blank lines are no rows.
     """
@@ -58,7 +59,9 @@ class ReadResult:
         return sum(row.kind == "malformed" for row in self.rejected)
 
 
-def read_items(source: str | list[str], data: DataConfig, *, name: str) -> ReadResult:
+def read_items(
+    source: str | list[str], data: DataConfig, *, name: str, keep_duplicates: bool = False
+) -> ReadResult:
     """Read all items of a source.
 
     Args:
@@ -66,6 +69,7 @@ def read_items(source: str | list[str], data: DataConfig, *, name: str) -> ReadR
             a `datasets` name (`owner/name` or `owner/name:configuration`), or a list of these.
         data: Row format, column names and split.
         name: The configuration key of the source, for messages and ids (`data.items`).
+        keep_duplicates: Keep rows that repeat a question with the same answer: brought sets are used whole.
 
     Returns:
         Items and rejections. The caller writes the rejections and then calls `check_budget`.
@@ -77,7 +81,7 @@ def read_items(source: str | list[str], data: DataConfig, *, name: str) -> ReadR
     _check_columns(data.columns)
     columns = {data.columns.get(column, column) for column in COLUMNS}
     result = ReadResult()
-    collector = _Collector(result.items, result.rejected)
+    collector = _Collector(result.items, result.rejected, keep_duplicates)
     num_rows = 0
     sources = [source] if isinstance(source, str) else source
     # ids of rows without one must differ between the sources of a run, hence the key in them
@@ -97,7 +101,8 @@ def read_items(source: str | list[str], data: DataConfig, *, name: str) -> ReadR
 class _Collector:
     """Sorts rows into items and rejections and remembers what it has seen."""
 
-    def __init__(self, items: list[Item], rejected: list[Rejected]) -> None:
+    def __init__(self, items: list[Item], rejected: list[Rejected], keep_duplicates: bool) -> None:
+        self.keep_duplicates = keep_duplicates
         self.items = items
         self.rejected = rejected
         self.places: dict[str, str] = {}
@@ -115,7 +120,7 @@ class _Collector:
             self._reject(label, raw, str(error), "malformed")
             return
         question = (item.question_key(), normalised(item.target))
-        if question in self.questions:
+        if question in self.questions and not self.keep_duplicates:
             self._reject(label, raw, f"duplicate of {self.questions[question]}", "duplicate")
         elif item.id in self.places:
             self._reject(label, raw, f"the id {item.id!r} is taken by {self.places[item.id]}", "malformed")

@@ -40,7 +40,10 @@ class Reading:
         if not sources:
             raise DataError("there is no data: set data.items, or data.mastered and data.injection")
         tokenizer = load_tokenizer(config)
-        read = {name: read_items(source, data, name=f"data.{name}") for name, source in sources.items()}
+        read = {
+            name: read_items(source, data, name=f"data.{name}", keep_duplicates=name != "items")
+            for name, source in sources.items()
+        }
         path = run.root / "rejected.jsonl"
         _set_aside(read, data, path)
         self.scorer = resolve_scorer(config.assess.scorer, [item for one in read.values() for item in one.items])

@@ -32,7 +32,9 @@ def get_smollm2(folder: Path) -> int:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
+        source.parent, gguf_file=source.name, dtype=torch.float32
+    )
     # The reader has unpacked every weight, but save_pretrained refuses a model that still calls itself quantized.
     for mark in ("hf_quantizer", "quantization_method", "is_quantized"):
         if mark in vars(model):

@@ -281,3 +281,12 @@ def test_ids_are_separated_only_where_sets_share_them() -> None:
     separated = separate_ids(sets)
     assert [item.id for item in separated["mastered"]] == ["mastered/1", "a"]
     assert [item.id for item in separated["injection"]] == ["injection/1"]
+
+
+def test_brought_sets_keep_their_duplicates(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"prompt": "a b", "completion": "c"}\n' * 3, encoding="utf-8")
+    assert len(read_items(str(path), DataConfig(), name="data.items").items) == 1
+    kept = read_items(str(path), DataConfig(), name="data.injection", keep_duplicates=True)
+    assert len({item.id for item in kept.items}) == 3
+    assert kept.rejected == []

@@ -100,7 +100,7 @@ def _check_sources(config: Config, found: DataFound) -> None:
         )
     for name, source in sources.items():
         try:
-            read = read_items(source, config.data, name=f"data.{name}")
+            read = read_items(source, config.data, name=f"data.{name}", keep_duplicates=name != "items")
         except UserError as error:
             found.problems.append(str(error))
             continue

@@ -33,7 +33,7 @@ test: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy cpl_ray pipelines tests
+	$(BIN)/mypy cpl_ray pipelines tests benchmarks
 
 bench: setup
 	$(BIN)/python -m benchmarks

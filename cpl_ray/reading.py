@@ -59,9 +59,7 @@ class ReadResult:
         return sum(row.kind == "malformed" for row in self.rejected)
 
 
-def read_items(
-    source: str | list[str], data: DataConfig, *, name: str, keep_duplicates: bool = False
-) -> ReadResult:
+def read_items(source: str | list[str], data: DataConfig, *, name: str, keep_duplicates: bool = False) -> ReadResult:
     """Read all items of a source.
 
     Args:

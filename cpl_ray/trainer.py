@@ -25,6 +25,7 @@ from cpl_ray.streams import encoded_stream, scored_stream
 from cpl_ray.worker import train_worker
 
 FAILURE = Path("train", "failure.txt")
+SHOWN_CHARACTERS = 200
 POLL_S = "0.3"  # how often the controller looks at its workers; Ray's 2 s are felt at the end of every short run
 
 
@@ -114,15 +115,15 @@ def train(
 
 
 def _failure(error: ray.train.TrainingFailedError, path: Path) -> str:
-    """Write what every worker raised to `path` and return the last line of each, for the message."""
+    """Write all that Ray knows of a failed training to `path`; return what each worker raised, in one line."""
+    atomic_write_text(path, f"{error}\n")
     failures = error.worker_failures if isinstance(error, ray.train.WorkerGroupError) else {}
-    texts = {f"worker {rank}": str(cause) for rank, cause in sorted(failures.items())} or {"the controller": str(error)}
-    atomic_write_text(path, "\n".join(f"== {who}\n{text}\n" for who, text in texts.items()))
-    lines = {
-        who: next((line for line in reversed(text.splitlines()) if line.strip()), "") for who, text in texts.items()
-    }
-    said = "; ".join(f"on {who}: {line.strip()}" for who, line in lines.items())
-    return f"training failed {said}. Everything the workers said is in {path}"
+    raised = {f" on worker {rank}": cause for rank, cause in sorted(failures.items())} or {"": error}
+    lines = []
+    for where, cause in raised.items():
+        text = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        lines.append(f"{where}: {type(cause).__name__}{f' ({text[-1][:SHOWN_CHARACTERS]})' if text else ''}")
+    return f"training failed{';'.join(lines)}. All that is known of it is in {path}"
 
 
 def _stream(assessment: Assessment, encoder: Encoder, side: str) -> ray.data.Dataset:

@@ -11,6 +11,7 @@ imported, since importing it needs llama-cpp. Once, in the project's environment
 import argparse
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from cpl_ray.errors import ConfigError
 from cpl_ray.rundir import atomic_folder
@@ -32,9 +33,7 @@ def get_smollm2(folder: Path) -> int:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
-        source.parent, gguf_file=source.name, dtype=torch.float32
-    )
+    model: Any = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     # The reader has unpacked every weight, but save_pretrained refuses a model that still calls itself quantized.
     for mark in ("hf_quantizer", "quantization_method", "is_quantized"):
         if mark in vars(model):

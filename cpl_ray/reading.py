@@ -47,11 +47,13 @@ class ReadResult:
             question stands twice with the same answer.
         rejected: Rows set aside, in the same order.
         num_rows: Rows read, usable or not; blank lines are no rows.
+        places: File and row of each item by id.
     """
 
     items: list[Item] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     num_rows: int = 0
+    places: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     @property
     def num_malformed(self) -> int:
@@ -79,7 +81,7 @@ def read_items(source: str | list[str], data: DataConfig, *, name: str, keep_dup
     _check_columns(data.columns)
     columns = {data.columns.get(column, column) for column in COLUMNS}
     result = ReadResult()
-    collector = _Collector(result.items, result.rejected, keep_duplicates)
+    collector = _Collector(result, keep_duplicates)
     num_rows = 0
     sources = [source] if isinstance(source, str) else source
     # ids of rows without one must differ between the sources of a run, hence the key in them
@@ -99,11 +101,11 @@ def read_items(source: str | list[str], data: DataConfig, *, name: str, keep_dup
 class _Collector:
     """Sorts rows into items and rejections and remembers what it has seen."""
 
-    def __init__(self, items: list[Item], rejected: list[Rejected], keep_duplicates: bool) -> None:
+    def __init__(self, result: ReadResult, keep_duplicates: bool) -> None:
         self.keep_duplicates = keep_duplicates
-        self.items = items
-        self.rejected = rejected
-        self.places: dict[str, str] = {}
+        self.items = result.items
+        self.rejected = result.rejected
+        self.places = result.places
         self.questions: dict[tuple[str, str], str] = {}
 
     def add(self, label: str, raw: RawRow, data: DataConfig, default_id: str) -> None:
@@ -121,10 +123,15 @@ class _Collector:
         if question in self.questions and not self.keep_duplicates:
             self._reject(label, raw, f"duplicate of {self.questions[question]}", "duplicate")
         elif item.id in self.places:
-            self._reject(label, raw, f"the id {item.id!r} is taken by {self.places[item.id]}", "malformed")
+            self._reject(
+                label,
+                raw,
+                f"the id {item.id!r} is taken by {' row '.join(map(str, self.places[item.id]))}",
+                "malformed",
+            )
         else:
             self.questions[question] = item.id
-            self.places[item.id] = f"{label} row {raw.number}"
+            self.places[item.id] = (label, raw.number)
             self.items.append(item)
 
     def _reject(self, label: str, raw: RawRow, reason: str, kind: Literal["malformed", "duplicate"]) -> None:

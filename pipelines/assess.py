@@ -23,7 +23,9 @@ def assess(
 
 
 def _enter(config: Config) -> RunDir:
-    return RunDir.enter(config, writes=("assessment", "manifest.json", "rejected.jsonl"), outdates=TRAINED + MEASURED)
+    return RunDir.enter(
+        config, writes=("assessment", "manifest.json"), outdates=("rejected.jsonl", *TRAINED, *MEASURED)
+    )
 
 
 def _stage(config: Config, run: RunDir, say: Say) -> dict[str, Any]:

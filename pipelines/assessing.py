@@ -1,5 +1,6 @@
 """The assess stage: read the items, ask the base model, make the parts."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class Reading:
             append_eos=data.append_eos,
         )
         self.fingerprint = prompt_fingerprint(self.scorer, config.prompt, tokenizer)
-        read = {name: self._encodable(one, str(sources[name])) for name, one in read.items()}
+        read = {name: self._encodable(one) for name, one in read.items()}
         rejected = _set_aside(read, data, path)
         if rejected:
             first = f"row {rejected[0].row}: {rejected[0].reason}"
@@ -69,7 +70,7 @@ class Reading:
         self.num_rejected = len(rejected)
         self.sets = separate_ids({name: one.items for name, one in read.items()})
 
-    def _encodable(self, result: ReadResult, source: str) -> ReadResult:
+    def _encodable(self, result: ReadResult) -> ReadResult:
         """Set aside the items whose answer does not fit or whose scorer cannot ask them."""
         items, rejected = [], list(result.rejected)
         for item in result.items:
@@ -77,8 +78,8 @@ class Reading:
                 self.encoder.training(item)
                 items.append(item)
             except RowError as error:
-                rejected.append(Rejected(source, 0, str(error), item.to_json()[:200]))
-        return ReadResult(items, rejected, result.num_rows)
+                rejected.append(Rejected(*result.places[item.id], str(error), item.to_json()[:200]))
+        return replace(result, items=items, rejected=rejected)
 
 
 def _set_aside(read: dict[str, ReadResult], data: DataConfig, path: Path) -> list[Rejected]:

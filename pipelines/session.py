@@ -1,6 +1,7 @@
 """Connect to Ray: the cluster that the environment names, else one on this machine for as long as the command runs."""
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,18 +42,28 @@ def ray_session(config: Config, say: Callable[[str], None]) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     needed = config.cluster.num_workers * config.cluster.cpus_per_worker
-    if os.environ.get("RAY_ADDRESS"):
+    if os.environ.get("RAY_ADDRESS") or not _start_here(needed, say):
         ray.init(logging_level=logging.ERROR)
         slots = ray.cluster_resources().get("CPU", 0.0)
         if slots < needed:
             say(f"waiting: the run asks for {needed:g} CPU slots, the cluster has {slots:g} now")
-    else:
-        cores = os.cpu_count() or 1
-        slots = max(cores, -int(-needed // 1))
-        ray.init(num_cpus=int(slots), include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-        say(f"started Ray on this machine with {int(slots)} CPU slots")
     try:
         yield
     finally:
         if not _shared:
             ray.shutdown()
+
+
+def _start_here(needed: float, say: Callable[[str], None]) -> bool:
+    """Start Ray on this machine; False if somebody has started a cluster here with `ray start`, which is then meant."""
+    import ray
+
+    slots = max(os.cpu_count() or 1, math.ceil(needed))
+    try:
+        ray.init(num_cpus=slots, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    except ValueError as error:
+        if "existing cluster" not in str(error):
+            raise
+        return False
+    say(f"started Ray on this machine with {slots} CPU slots")
+    return True

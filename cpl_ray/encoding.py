@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cpl_ray.config import PromptConfig
+from cpl_ray.config import Config, PromptConfig
 from cpl_ray.errors import ConfigError
 from cpl_ray.items import LETTERS, Item, RowError
 from cpl_ray.prompts import asked, render, template_of, uses_chat, without
@@ -89,6 +89,19 @@ class Encoder:
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         self._prefix_id: int | None = bos if bos is not None else eos
         self._prefix_text: str | None = None if self._prefix_id is None else tokenizer.decode(self._prefix_id)
+
+    @classmethod
+    def of(cls, config: Config, tokenizer: Any, *, scorer: str, max_length: int) -> "Encoder":
+        """Return the encoder of a run: prompt, cutting and end token as configured."""
+        data = config.data
+        return cls(
+            tokenizer,
+            scorer=scorer,
+            prompt=config.prompt,
+            max_length=max_length,
+            over_long=data.over_long,
+            append_eos=data.append_eos,
+        )
 
     def context(self, item: Item) -> str:
         """Return the prompt text as the model sees it, with the question already cut where that is needed.

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from cpl_ray.assessment import Verdict
+from cpl_ray.config import Config
 from cpl_ray.encoding import SCORERS, Encoded, Encoder
 from cpl_ray.forward import Limits, alone, dummy_forward, evaluating, read_logits
 from cpl_ray.generate import Generated, greedy, stop_ids
@@ -69,6 +70,18 @@ class Scorer:
         self.max_new_tokens = max_new_tokens
         self.permutations = permutations if name == "letter_logit" else 0
         self.seed = seed
+
+    @classmethod
+    def of(cls, config: Config, tokenizer: Any, *, name: str, max_length: int) -> "Scorer":
+        """Return the scorer of a run, with its encoder, as configured."""
+        return cls(
+            tokenizer,
+            Encoder.of(config, tokenizer, scorer=name, max_length=max_length),
+            name=name,
+            batch_size=config.assess.batch_size,
+            max_new_tokens=config.assess.max_new_tokens,
+            permutations=config.assess.permutations,
+        )
 
     def score(
         self,

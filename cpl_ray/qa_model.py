@@ -87,15 +87,7 @@ class QuestionAnswerer(PythonModel):
         return [answers[item.id] for item in items]
 
     def _scorer(self, name: str, max_new_tokens: int) -> Scorer:
-        data = self.config.data
-        encoder = Encoder(
-            self.tokenizer,
-            scorer=name,
-            prompt=self.config.prompt,
-            max_length=self.max_length,
-            over_long=data.over_long,
-            append_eos=data.append_eos,
-        )
+        encoder = Encoder.of(self.config, self.tokenizer, scorer=name, max_length=self.max_length)
         batch_size = self.config.assess.batch_size
         return Scorer(self.tokenizer, encoder, name=name, batch_size=batch_size, max_new_tokens=max_new_tokens)
 

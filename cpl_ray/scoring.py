@@ -118,7 +118,6 @@ class _ScoringActor:
         # imported here: the driver and a head node without these packages never need them
         import torch
 
-        from cpl_ray.encoding import Encoder
         from cpl_ray.model import item_max_length, load_model, load_tokenizer
         from cpl_ray.predict import Scorer
 
@@ -135,22 +134,8 @@ class _ScoringActor:
         self.model: torch.nn.Module = model
         if config.cluster.use_gpu:
             self.model.to("cuda")  # type: ignore[arg-type]  # transformers wraps it without types
-        encoder = Encoder(
-            tokenizer,
-            scorer=scorer,
-            prompt=config.prompt,
-            max_length=max_length or item_max_length(config, model.config, tokenizer),
-            over_long=config.data.over_long,
-            append_eos=config.data.append_eos,
-        )
-        self.scorer = Scorer(
-            tokenizer,
-            encoder,
-            name=scorer,
-            batch_size=config.assess.batch_size,
-            max_new_tokens=config.assess.max_new_tokens,
-            permutations=config.assess.permutations,
-        )
+        limit = max_length or item_max_length(config, model.config, tokenizer)
+        self.scorer = Scorer.of(config, tokenizer, name=scorer, max_length=limit)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Return the verdicts on one block of items, or one row that tells why none of any block can be had."""

@@ -42,7 +42,6 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from cpl_ray.collectives import Collectives
-    from cpl_ray.encoding import Encoder
     from cpl_ray.engine import ZeroEngine
     from cpl_ray.evaluation import Evaluator, ScoredItem
     from cpl_ray.loop import TrainingLoop
@@ -71,22 +70,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
     }
     evaluate = None
     if job["num_rows"].get("evaluation"):
-        encoder = Encoder(
-            tokenizer,
-            scorer=job["scorer"],
-            prompt=config.prompt,
-            max_length=job["max_length"],
-            over_long=config.data.over_long,
-            append_eos=config.data.append_eos,
-        )
-        scorer = Scorer(
-            tokenizer,
-            encoder,
-            name=job["scorer"],
-            batch_size=config.assess.batch_size,
-            max_new_tokens=config.assess.max_new_tokens,
-            permutations=config.assess.permutations,
-        )
+        scorer = Scorer.of(config, tokenizer, name=job["scorer"], max_length=job["max_length"])
         items = [
             ScoredItem(Item.from_json(row["item"]), row["part"], row["correct_before"])
             for block in blocks_of(ray.train.get_dataset_shard("evaluation"))()

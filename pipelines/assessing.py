@@ -52,14 +52,7 @@ class Reading:
             config.model, revision=config.model_revision, trust_remote_code=config.trust_remote_code
         )
         self.max_length = item_max_length(config, model_config, tokenizer)
-        self.encoder = Encoder(
-            tokenizer,
-            scorer=self.scorer,
-            prompt=config.prompt,
-            max_length=self.max_length,
-            over_long=data.over_long,
-            append_eos=data.append_eos,
-        )
+        self.encoder = Encoder.of(config, tokenizer, scorer=self.scorer, max_length=self.max_length)
         self.fingerprint = prompt_fingerprint(self.scorer, config.prompt, tokenizer)
         read = {name: self._encodable(one) for name, one in read.items()}
         rejected = _set_aside(read, data, path)
@@ -181,12 +174,5 @@ def encoder_of(config: Config, assessment: Assessment) -> tuple[Encoder, int]:
         config.model, revision=config.model_revision, trust_remote_code=config.trust_remote_code
     )
     max_length = item_max_length(config, model_config, tokenizer)
-    encoder = Encoder(
-        tokenizer,
-        scorer=str(assessment.manifest["scorer"]),
-        prompt=config.prompt,
-        max_length=max_length,
-        over_long=config.data.over_long,
-        append_eos=config.data.append_eos,
-    )
-    return encoder, max_length
+    scorer = str(assessment.manifest["scorer"])
+    return Encoder.of(config, tokenizer, scorer=scorer, max_length=max_length), max_length

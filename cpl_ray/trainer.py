@@ -75,6 +75,9 @@ def train(
         "max_length": max_length,
         "num_rows": {name: dataset.count() for name, dataset in datasets.items()},
     }
+    for dataset in datasets.values():  # one progress display is enough, and the driver has it
+        dataset.context.enable_progress_bars = False
+        dataset.context.enable_operator_progress_bars = False
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
     for name in ("ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)

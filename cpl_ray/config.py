@@ -1,21 +1,14 @@
-"""The configuration tree: one typed, frozen model; every default and every meaning lives here and nowhere else.
+"""The configuration tree: one typed, frozen model; every default and every meaning lives here and in `config_run.py`.
 
 Nothing heavy is imported, so anything may validate a run. Loading, overrides and error messages: `loading.py`.
 """
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-PositiveInt = Annotated[int, Field(ge=1)]
-Every = Literal["epoch"] | PositiveInt
-
-
-class Section(BaseModel):
-    """Base of all sections: immutable, unknown keys are errors, field docstrings become descriptions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+from cpl_ray.config_run import BudgetConfig, ClusterConfig, RunSection, SearchConfig, TrackingConfig
+from cpl_ray.config_types import Every, PositiveInt, Section, Share
 
 
 class DataConfig(Section):
@@ -139,6 +132,9 @@ class TrainConfig(Section):
     """Injection items per forward pass of one worker."""
     gradient_accumulation_steps: PositiveInt = 1
     """Micro-batches per worker and update; global batch = micro_batch_size * num_workers * this."""
+    mastered_size: PositiveInt | None = None
+    """Train with this many items of M train only, chosen by `split.seed`; null: all. A smaller set is contained in
+    every larger one; the rest of M train is neither trained on nor scored."""
     mastered_batch_size: PositiveInt = 64
     """Mastered items per refresh, over all workers together. No effect with refresh `epoch`, which uses all."""
     mastered_micro_batch_size: PositiveInt | None = None
@@ -189,56 +185,6 @@ class OptimizerConfig(Section):
     """Further constructor arguments of a `module.Class` optimizer."""
 
 
-class ClusterConfig(Section):
-    """What the run asks of Ray."""
-
-    num_workers: PositiveInt = 1
-    """Training processes (one GPU each where GPUs are used)."""
-    use_gpu: bool = False
-    """Give each worker and each scoring process one GPU."""
-    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
-    """CPUs reserved per worker."""
-    max_failures: Annotated[int, Field(ge=-1)] = 2
-    """Restarts of the worker group after a crash, from the last checkpoint; -1: no limit."""
-    timeout_s: Annotated[int, Field(ge=10)] = 1800
-    """Seconds after which a hanging collective ends the attempt."""
-
-
-class RunSection(Section):
-    """Name and place of the run."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] | None = None
-    """Name of the run folder; null: a new unique name. An existing name is refused unless `resume` or `overwrite`."""
-    dir: str = "runs"
-    """Folder of all runs; on several nodes a path that every node shares."""
-    resume: bool = False
-    """Continue the run of this name from its last checkpoint, bit for bit."""
-    overwrite: bool = False
-    """Delete a finished or broken run of this name first."""
-
-
-class TrackingConfig(Section):
-    """MLflow."""
-
-    enabled: bool = True
-    """Track the run and register its model."""
-    uri: str | None = None
-    """Tracking server; null: `MLFLOW_TRACKING_URI`, else an SQLite file `mlflow.db` in `run.dir`."""
-    experiment: str = "cpl-ray"
-    """Experiment name."""
-    model_name: str = "cpl-model"
-    """Registered model that `register` adds a version to."""
-
-
-class BudgetConfig(Section):
-    """What the gate allows; measured on items that training and choices never saw."""
-
-    max_forgetting: Share = 0.05
-    """Largest allowed forgotten share of held-out mastered items (M test)."""
-    min_learned: Share = 0.8
-    """Smallest allowed learned share of the injection set."""
-
-
 class Config(Section):
     """One run of cpl-ray."""
 
@@ -265,6 +211,7 @@ class Config(Section):
     run: RunSection = RunSection()
     tracking: TrackingConfig = TrackingConfig()
     budget: BudgetConfig = BudgetConfig()
+    search: SearchConfig = SearchConfig()
     gate: bool = False
     """Let `cpl run` judge the model for `champion` at its end, as `cpl promote` does."""
 

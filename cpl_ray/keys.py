@@ -88,7 +88,10 @@ def describe(entry: dict[str, Any]) -> str:
     if kind == "array":
         if "prefixItems" in entry:
             return f"a list of {len(entry['prefixItems'])}: " + "; ".join(describe(e) for e in entry["prefixItems"])
-        return "a list of texts"
+        items = entry.get("items", {})
+        if "enum" in items:
+            return "a list out of " + ", ".join(repr(value) for value in items["enum"])
+        return "a list of whole numbers" if items.get("type") == "integer" else "a list of texts"
     if kind == "string" and "pattern" in entry:
         return f"text of the form {entry['pattern']}"
     return {"string": "text", "boolean": "true or false", "null": "null", "object": "a mapping"}.get(

@@ -1,0 +1,83 @@
+"""The sections of the configuration that are not about data and training: cluster, run, tracking, gate, search."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from cpl_ray.config_types import PositiveInt, Section, Share
+
+
+class ClusterConfig(Section):
+    """What the run asks of Ray."""
+
+    num_workers: PositiveInt = 1
+    """Training processes (one GPU each where GPUs are used)."""
+    use_gpu: bool = False
+    """Give each worker and each scoring process one GPU."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    """CPUs reserved per worker."""
+    max_failures: Annotated[int, Field(ge=-1)] = 2
+    """Restarts of the worker group after a crash, from the last checkpoint; -1: no limit."""
+    timeout_s: Annotated[int, Field(ge=10)] = 1800
+    """Seconds after which a hanging collective ends the attempt."""
+
+
+class RunSection(Section):
+    """Name and place of the run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] | None = None
+    """Name of the run folder; null: a new unique name. An existing name is refused unless `resume` or `overwrite`."""
+    dir: str = "runs"
+    """Folder of all runs; on several nodes a path that every node shares."""
+    resume: bool = False
+    """Continue the run of this name from its last checkpoint, bit for bit."""
+    overwrite: bool = False
+    """Delete a finished or broken run of this name first."""
+
+
+class TrackingConfig(Section):
+    """MLflow."""
+
+    enabled: bool = True
+    """Track the run and register its model."""
+    uri: str | None = None
+    """Tracking server; null: `MLFLOW_TRACKING_URI`, else an SQLite file `mlflow.db` in `run.dir`."""
+    experiment: str = "cpl-ray"
+    """Experiment name."""
+    model_name: str = "cpl-model"
+    """Registered model that `register` adds a version to."""
+
+
+class BudgetConfig(Section):
+    """What the gate allows; measured on items that training and choices never saw."""
+
+    max_forgetting: Share = 0.05
+    """Largest allowed forgotten share of held-out mastered items (M test)."""
+    min_learned: Share = 0.8
+    """Smallest allowed learned share of the injection set."""
+
+
+class SearchConfig(Section):
+    """What `cpl sweep` tries. No effect on other verbs."""
+
+    space: dict[str, Any] = {}
+    """Keys to search: a list or `{grid: [...]}` (every value gets equally many points), `{choice: [...]}`,
+    `{uniform: [low, high]}`, `{loguniform: [low, high]}`; two whole numbers make a range of whole numbers."""
+    algorithm: Literal["auto", "grid", "random", "optuna"] = "auto"
+    """`auto`: `grid` if the space holds grids only, else `optuna`."""
+    trials: PositiveInt = 12
+    """Points to try. No effect with `grid`, which tries every combination."""
+    seeds: list[int] = []
+    """Training seeds that every point is run with, for intervals; empty: `train.seed` alone."""
+    objectives: list[Literal["learned", "forgotten"]] = ["learned", "forgotten"]
+    """What `optuna` improves: the share learned (more), the share of M validation forgotten (less), or both."""
+    early_stopping: bool = False
+    """Stop trials that do worse than others after equally many evaluations (ASHA)."""
+    grace_evaluations: PositiveInt = 2
+    """Evaluations before a trial may be stopped early."""
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    """Of so many trials one goes on at each rung of early stopping."""
+    max_concurrent_trials: PositiveInt | None = None
+    """Trials at once; null: as many as the cluster has room for."""
+    seed: int = 0
+    """Seed of the sampled points."""

@@ -3,13 +3,14 @@
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 from ray.data import ExecutionOptions
+from ray.train import UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from cpl_ray import errors
@@ -38,6 +39,7 @@ def train(
     max_length: int,
     run_folder: Path,
     say: Callable[[str], None],
+    callbacks: Sequence[UserCallback] = (),
 ) -> dict[str, Any]:
     """Train on the assessment's training parts and return the run's summary.
 
@@ -51,6 +53,7 @@ def train(
         max_length: longest item in tokens.
         run_folder: absolute; shared by all nodes.
         say: prints progress.
+        callbacks: are told of every evaluation (Ray Train's `after_report`).
 
     Raises:
         DataError: a training part is empty.
@@ -97,6 +100,7 @@ def train(
             storage_path=str(run_folder / "train" / "ray"),
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
             logging_config=ray.train.LoggingConfig("WARNING"),
+            callbacks=list(callbacks) or None,
         ),
         datasets=datasets,
         # every worker reads the whole stream and takes its slice of each global batch

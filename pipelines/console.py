@@ -133,6 +133,7 @@ def run_stage(
     stage: Stage,
     *,
     resumable: bool = False,
+    show: Callable[[dict[str, Any], RunDir | None], None] | None = None,
 ) -> None:
     """Load the configuration, say which keys have no effect, enter the run folder and do `stage` in it.
 
@@ -143,6 +144,7 @@ def run_stage(
         enter: finds or makes the run folder, see `RunDir`.
         stage: gets the configuration with its final `run.name`, the folder and a function that prints progress.
         resumable: True: after an interruption the command that continues is printed.
+        show: prints the result for people; None: the headline of a run.
 
     Raises:
         typer.Exit: always, with the exit code.
@@ -160,7 +162,7 @@ def run_stage(
         outcome.say(f"run folder: {run.root}")
         return stage(run.named(config), run, outcome.say)
 
-    execute(outcome, work, lambda result: show_headline(result, outcome.run))
+    execute(outcome, work, lambda result: (show or show_headline)(result, outcome.run))
 
 
 def user_error(error: BaseException) -> UserError | None:

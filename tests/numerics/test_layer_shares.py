@@ -50,8 +50,8 @@ def test_shares_and_flips_are_those_of_the_masks(tmp_path: Path, mastered_state:
     masks: list[list[torch.Tensor]] = []
     transcription.train(model, MASTERED, INJECTION, optimizer="adamw", lr=1e-3, epochs=2, masks=masks)
     names = [name for name, _ in model.named_parameters()]
-    shares: dict[int, dict[str, float]] = {}
-    flips: dict[int, dict[str, float]] = {}
+    shares: dict[int, dict[str, Any]] = {}
+    flips: dict[int, dict[str, Any]] = {}
     for update, opposed in enumerate(masks):
         shares[update + 1], flips[update + 1] = {}, {}
         for layer, fragment in FRAGMENTS.items():

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError, NonFiniteError
+from cpl_ray.layout import Layout
 from cpl_ray.optimizer import CPLOptimizer, Mode
 from cpl_ray.wrapped import WrappedOptimizer, load_optimizer_class
+from cpl_ray.zero_layout import read_layout
 
 TAG = "zero"
 OURS = {
@@ -166,6 +168,14 @@ class ZeroEngine:
             NonFiniteError: it is NaN or infinite on some rank; raised on every rank before anything moved.
         """
         return self._step(Mode.UPDATE if masked else Mode.PLAIN, "injection")
+
+    def layout(self) -> Layout:
+        """Return which elements of which parameter lie where in this rank's `optimizer.flat_params`.
+
+        Raises:
+            LayoutError: DeepSpeed's internals are not as expected.
+        """
+        return read_layout(self._engine.module, self._engine.optimizer, self.stage, self.optimizer.flat_params)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the whole model's weights in the compute type; all ranks must call, rank 0 gets them."""

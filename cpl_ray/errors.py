@@ -24,6 +24,10 @@ class NonFiniteError(UserError):
     """A loss or gradient was NaN or infinite; raised on every rank before any parameter moved. Exit code 1."""
 
 
+class LayoutError(UserError):
+    """The optimizer's tensors cannot be told apart by parameter, as after a change inside DeepSpeed. Exit code 1."""
+
+
 class ResumeError(UserError):
     """A run that cannot be continued as asked, refused before anything is loaded. Exit code 3."""
 

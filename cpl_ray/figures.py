@@ -1,6 +1,7 @@
-"""Figures of one run, drawn from its metrics.jsonl: losses, learned against forgotten, and what the rule did."""
+"""Figures of one run, drawn from its metrics.jsonl: losses, learned against forgotten, what the rule did and where."""
 
 import io
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ _SIZE_INCHES = (7.0, 4.0)
 _DPI = 150
 _FEW_POINTS = 40  # below: mark every point; above: a running mean over the pale raw values
 _WINDOWS = 25
+_ROW_INCHES = 0.19  # of the map, a layer
+_NARROWEST = 0.02  # range of its colours: less would make noise look like structure
 
 Points = tuple[list[int], list[float]]
 
@@ -58,12 +61,45 @@ def collaborative_share(metrics_path: Path, out_png: Path) -> Path | None:
     return _draw(lines, out_png, title="What the rule lets move", label="share of the parameters", percent=True)
 
 
+def layer_shares(metrics_path: Path, out_png: Path) -> Path | None:
+    """Draw a map of the share of each layer's parameters that may move, layer by update, in the model's order."""
+    records = read_records(metrics_path, "layers")
+    layers = list(dict.fromkeys(name for record in records for name in record.values))
+    shares = [[record.values.get(layer, math.nan) for record in records] for layer in layers]
+    finite = [share for row in shares for share in row if math.isfinite(share)]
+    if not finite:
+        return None
+    figure = Figure(
+        figsize=(_SIZE_INCHES[0], max(3.0, 1.4 + _ROW_INCHES * len(layers))), dpi=_DPI, layout="constrained"
+    )
+    axes = figure.add_subplot()
+    low, high = min(finite), max(finite)
+    if high - low < _NARROWEST:
+        low, high = max(0.0, (low + high - _NARROWEST) / 2), min(1.0, (low + high + _NARROWEST) / 2)
+    edges = _edges([record.step for record in records])
+    mesh = axes.pcolormesh(edges, range(len(layers) + 1), shares, cmap="viridis", vmin=low, vmax=high, rasterized=True)
+    axes.set_yticks([row + 0.5 for row in range(len(layers))], layers, fontsize=8)
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
+    axes.set_facecolor("0.85")  # where a layer has no number
+    axes.set_title("Where the rule lets parameters move", loc="left", fontsize=12)
+    axes.set_xlabel("update")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[:].set_visible(False)
+    decimals = 0 if high - low >= 0.1 else 1
+    bar = figure.colorbar(mesh, ax=axes, format=PercentFormatter(xmax=1.0, decimals=decimals), pad=0.02)
+    bar.set_label("collaborative share of the layer")
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    return _save(FigureCanvasAgg(figure), out_png)
+
+
 def draw_figures(metrics_path: Path, folder: Path) -> list[Path]:
     """Draw every figure that the run has numbers for into `folder`. Returns their paths."""
     drawn = [
         learning_curve(metrics_path, folder / "learning_curve.png"),
         learned_vs_forgotten(metrics_path, folder / "learned_vs_forgotten.png"),
         collaborative_share(metrics_path, folder / "collaborative_share.png"),
+        layer_shares(metrics_path, folder / "layer_shares.png"),
     ]
     return [path for path in drawn if path is not None]
 
@@ -109,10 +145,21 @@ def _draw(
     axes.spines[["top", "right"]].set_visible(False)
     # above the axes: at any place inside it would hide a part of some run's curves
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.015, 1.0), ncols=len(lines), fontsize=9)
+    return _save(canvas, out_png)
+
+
+def _save(canvas: FigureCanvasAgg, out_png: Path) -> Path:
     png = io.BytesIO()
     canvas.print_png(png)
     atomic_write_bytes(out_png, png.getvalue())
     return out_png
+
+
+def _edges(steps: list[int]) -> list[float]:
+    """Return where the column of each update begins, and where the last one ends: half-way to the neighbours."""
+    middles = [(a + b) / 2 for a, b in itertools.pairwise(steps)]
+    half = (steps[1] - steps[0]) / 2 if len(steps) > 1 else 0.5
+    return [steps[0] - half, *middles, steps[-1] + (steps[-1] - middles[-1] if middles else half)]
 
 
 def _line(axes: Axes, name: str, colour: str, steps: list[int], values: list[float]) -> None:

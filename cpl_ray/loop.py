@@ -21,6 +21,7 @@ from cpl_ray.collectives import Collectives
 from cpl_ray.config import Config
 from cpl_ray.encoding import Encoded
 from cpl_ray.errors import DataError
+from cpl_ray.layer_shares import LayerShares
 from cpl_ray.order import ItemOrder, Rows, rank_micro_batches
 from cpl_ray.recorder import Recorder
 from cpl_ray.schedule import learning_rate
@@ -28,6 +29,7 @@ from cpl_ray.step import Engine, accumulate, update_metrics
 
 MASTERED_SEED_OFFSET = 1_000_003  # the two sets must not share their permutations
 CHECKPOINTS = Path("train", "checkpoints")
+LAYER_RECORDS = 100  # about so many over a run
 MEANS = ("collaborative_share", "conflict_share", "zero_share", "flip_rate", "moved_share")
 
 
@@ -113,6 +115,8 @@ class TrainingLoop:
             )
         self.steps_per_epoch = self._order.steps_per_epoch(self._batch_size)
         self.total_steps = min(train.epochs * self.steps_per_epoch, train.max_steps or 1 << 62)
+        self._layers_every = max(1, self.total_steps // LAYER_RECORDS)
+        self._layers: LayerShares | None = None
 
     def run(self) -> LoopState:
         """Train to the end, from the newest checkpoint in the run folder if there is one.
@@ -120,6 +124,7 @@ class TrainingLoop:
         Raises:
             NonFiniteError: a loss or gradient is not finite; nothing moved in that step.
             ResumeError: the checkpoint does not fit this run.
+            LayoutError: the optimizer's elements cannot be told apart by layer.
         """
         torch.manual_seed(self.config.train.seed * 100_003 + self.comm.rank)
         self._restore()
@@ -161,6 +166,8 @@ class TrainingLoop:
         result = accumulate(self.engine, batches, self.comm, "injection")
         lr = learning_rate(self.config.optimizer.lr, train.schedule, state.step, self.total_steps, train.warmup_steps)
         self.engine.set_lr(lr)
+        by_layer = masked and (state.step + 1) % self._layers_every == 0
+        self.engine.optimizer.mark_flips = by_layer
         norm = self.engine.update(masked=masked)
         record |= {"loss_injection": result.loss, "grad_norm_injection": norm, "lr": lr}
         record |= update_metrics(self.engine, self.comm)
@@ -170,6 +177,16 @@ class TrainingLoop:
         record["tokens_per_s"] = tokens / (time.perf_counter() - started)
         record["memory_bytes"] = float(self.comm.max(_memory_bytes(self.engine.device)))
         self._recorder.write("train", state.step, record)
+        if by_layer:
+            self._record_layers(flips_known="flip_rate" in record)
+
+    def _record_layers(self, *, flips_known: bool) -> None:
+        if self._layers is None:  # not sooner: ZeRO 3 shows its partitions at the first step
+            self._layers = LayerShares(self.engine.layout(), self.engine.replicas, self.comm)
+        shares, flips = self._layers.measure(self.engine.optimizer.mastered_states)
+        self._recorder.write("layers", self.state.step, shares)
+        if flips_known:
+            self._recorder.write("layer_flips", self.state.step, flips)
 
     def _refresh_due(self, index: int) -> bool:
         refresh = self.config.train.refresh

@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 CONFLICT_BIT = 4  # added to a stored sign (-1, 0, +1) when the parameter's previous class was conflicting
+FLIP_MARK = 16  # added to a conflicting code, subtracted from a collaborative one, when that class was new
 
 
 class SignState:
-    """sign(g_M) as int8, 1 byte per element; the previous class rides in a spare bit.
+    """sign(g_M) as int8, 1 byte per element; the previous class rides in a spare bit, a flip in another.
 
     One bit would not do: g_M is exactly zero for embedding rows absent from the mastered batch, and those may move.
     """
@@ -30,12 +31,24 @@ class SignState:
         """Return g_M of a slice, or None: the magnitude is not kept."""
         return None
 
-    def classify(self, part: slice, conflict: Tensor) -> Tensor:
-        """Remember the classes (bool, True = conflicting) of a slice; return how many differ from the previous mask."""
+    def classify(self, part: slice, conflict: Tensor, *, mark_flips: bool = False) -> Tensor:
+        """Remember the classes (bool, True = conflicting) of a slice; return how many differ from the previous mask.
+
+        With `mark_flips` these elements are marked until the next mask or capture, for `count`.
+        """
         code = self.code[part]
-        flips = ((code >= CONFLICT_BIT - 1) != conflict).sum()
-        code.copy_(self.sign(part) + conflict.to(torch.int8) * CONFLICT_BIT)
-        return flips
+        flipped = (code >= CONFLICT_BIT - 1) != conflict
+        bits = conflict.to(torch.int8) * CONFLICT_BIT
+        if mark_flips:
+            bits += flipped.to(torch.int8) * (bits * (2 * FLIP_MARK // CONFLICT_BIT) - FLIP_MARK)
+        code.copy_(self.sign(part) + bits)
+        return flipped.sum()
+
+    def count(self, part: slice) -> Tensor:
+        """Return how many elements of a slice are conflicting, and how many are marked as flipped: int64 `[2]`."""
+        code = self.code[part]
+        conflicting, flipped = code >= CONFLICT_BIT - 1, code.abs() > FLIP_MARK // 2
+        return torch.stack([conflicting.count_nonzero(), flipped.count_nonzero()])
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors a checkpoint must hold."""

@@ -1,7 +1,7 @@
 """Read a run's metrics.jsonl, also while another process appends to it or replaces it.
 
-One JSON object a line: `{"step": int, "kind": "train" | "eval", "time": unix seconds, ...floats}`. A line counts once
-it ends with a newline; before that it may be torn.
+One JSON object a line: `{"step": int, "kind": str, "time": unix seconds, ...floats}`; kinds are `train`, `eval`,
+`layers` and `layer_flips` (by layer). A line counts once it ends with a newline; before that it may be torn.
 """
 
 import json
@@ -15,7 +15,7 @@ _NOT_VALUES = ("step", "kind", "time")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The numbers of one update or one evaluation; `time` in unix seconds."""
+    """The numbers of one update or one evaluation, in the order written; `time` in unix seconds."""
 
     kind: str
     step: int

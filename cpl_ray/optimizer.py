@@ -98,6 +98,7 @@ class CPLOptimizer(torch.optim.Optimizer):
         self.mode = Mode.IDLE
         self.stats = UpdateStats()
         self.gradient_norm: float | None = None
+        self.mark_flips = False  # whether the next mask marks the elements whose class it changes
         self._restored: dict[str, Tensor] = {}  # from a checkpoint, for parameters not seen yet
         self._new_mastered = MASTERED_STATES[mastered_state]
         self._mastered: dict[Tensor, SignState | None] = {}  # in order of first sight, the same in every run
@@ -137,6 +138,16 @@ class CPLOptimizer(torch.optim.Optimizer):
         """Whether a mastered gradient has been captured for every parameter seen so far."""
         states = self._mastered.values()
         return bool(self._restored) or (bool(states) and all(state is not None and state.captured for state in states))
+
+    @property
+    def flat_params(self) -> list[Tensor]:
+        """The tensors this optimizer was given, in the order of their first sight: parameters or ZeRO's partitions."""
+        return list(self._mastered)
+
+    @property
+    def mastered_states(self) -> list[SignState | None]:
+        """What is kept of g_M for each of `flat_params`; None for one that never had a gradient to capture or mask."""
+        return list(self._mastered.values())
 
     def mastered_tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint must hold of the mastered state: `INDEX.code`, `INDEX.gradient`."""
@@ -255,7 +266,7 @@ class CPLOptimizer(torch.optim.Optimizer):
         if values is not None:
             s = contribution(update, values)
             self.stats.add(conflict_mass=s.clamp(max=0).sum(), predicted_change=-lr * s.clamp(min=0).sum())
-        flips = mastered.classify(part, ~mask)
+        flips = mastered.classify(part, ~mask, mark_flips=self.mark_flips)
         if mastered.classified:
             self.stats.add(flips=flips, flip_of=torch.tensor(float(mask.numel())))
         return update * mask

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cpl_ray.batches import Batch
 from cpl_ray.collectives import Collectives
 from cpl_ray.errors import DataError, NonFiniteError
+from cpl_ray.layout import Layout
 from cpl_ray.loss import supervised_cross_entropy
 from cpl_ray.optimizer import CPLOptimizer
 
@@ -33,6 +34,7 @@ class Engine(Protocol):
     def set_lr(self, lr: float) -> None: ...
     def capture(self) -> float: ...
     def update(self, *, masked: bool) -> float: ...
+    def layout(self) -> Layout: ...
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cpl_ray.config import Config
+from cpl_ray.layout import Layout, whole_layout
 from cpl_ray.optimizer import CPLOptimizer, Mode
 
 
@@ -33,6 +34,7 @@ class PlainEngine:
             whole_gradients=True,
             max_grad_norm=train.max_grad_norm,
         )
+        self.optimizer.init_state()
 
     def forward(self, **inputs: Tensor | bool) -> Any:
         return self.module(**inputs)
@@ -49,6 +51,9 @@ class PlainEngine:
 
     def update(self, *, masked: bool) -> float:
         return self._step(Mode.UPDATE if masked else Mode.PLAIN)
+
+    def layout(self) -> Layout:
+        return whole_layout(self.module.named_parameters(), self.optimizer.flat_params)
 
     def save(self, folder: Path) -> None:
         raise AssertionError("the plain engine is for short runs without checkpoints")

@@ -39,8 +39,13 @@ def train(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     max_grad_norm: float | None = None,
+    batch: int = 1,
+    masks: list[list[Tensor]] | None = None,
 ) -> list[float]:
-    """Train in place; return the collaborative share of every update."""
+    """Train in place; return the collaborative share of every update.
+
+    `batch` items make an update; `masks` is given, by update and parameter, where the update was opposed to g_M.
+    """
     params = list(model.parameters())
     b = [torch.zeros_like(p) for p in params]
     m = [torch.zeros_like(p) for p in params]
@@ -49,13 +54,15 @@ def train(
     t = 0
     for _ in range(epochs):
         g_m = mean_gradient(model, mastered)
-        for item in injection:
-            g = mean_gradient(model, [item])
+        for first in range(0, len(injection), batch):
+            g = mean_gradient(model, injection[first : first + batch])
             if max_grad_norm is not None:
                 norm = torch.sqrt(torch.stack([(x**2).sum() for x in g]).sum())
                 g = [x * min(1.0, float(max_grad_norm / (norm + 1e-6))) for x in g]
             t += 1
             agree = 0
+            if masks is not None:
+                masks.append([])
             with torch.no_grad():
                 for j, theta in enumerate(params):
                     grad = g[j]
@@ -75,5 +82,7 @@ def train(
                     opposed = ((u > 0) & (g_m[j] < 0)) | ((u < 0) & (g_m[j] > 0))
                     theta.copy_(theta - lr * torch.where(opposed, torch.zeros_like(u), u))
                     agree += int((~opposed).sum())
+                    if masks is not None:
+                        masks[-1].append(opposed)
             shares.append(agree / sum(p.numel() for p in params))
     return shares

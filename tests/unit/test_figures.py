@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib.image
 import pytest
 
-from cpl_ray.figures import collaborative_share, draw_figures, learned_vs_forgotten, learning_curve
+from cpl_ray.figures import collaborative_share, draw_figures, layer_shares, learned_vs_forgotten, learning_curve
 from cpl_ray.metrics_log import Tail, read_records
 
 
@@ -90,3 +90,31 @@ def test_tail_gives_each_record_once_and_starts_again_on_a_replaced_file(tmp_pat
     assert [record.step for record in tail.poll()] == [7]
     path.unlink()
     assert tail.poll() == []
+
+
+def layers(step: int, **shares: float) -> dict[str, Any]:
+    return {"step": step, "kind": "layers", "time": 1.0, **{k.replace("_", "."): v for k, v in shares.items()}}
+
+
+def test_the_map_of_layers(tmp_path: Path) -> None:
+    path, out = tmp_path / "m.jsonl", tmp_path / "layers.png"
+    flips = {"step": 2, "kind": "layer_flips", "time": 1.0, "layer.00": 0.5}
+    assert layer_shares(write(path, train(1, loss_injection=1.0), flips), out) is None
+    assert layer_shares(write(path, layers(1, norm=0.5)), out) == out  # one cell
+    records = [layers(step, layer_00=0.1 if step < 50 else 0.9, layer_01=0.1) for step in range(2, 100, 2)]
+    assert [path.name for path in draw_figures(write(path, *records), tmp_path / "figures")] == ["layer_shares.png"]
+    picture = matplotlib.image.imread(tmp_path / "figures" / "layer_shares.png")[..., :3]
+    height, width = picture.shape[:2]
+    upper = picture[height // 3]
+    left, right = upper[width // 4], upper[width // 2 + width // 8]
+    assert not (left == right).all()  # the step of layer 0 half-way
+    assert (
+        picture[2 * height // 3][width // 2 + width // 8] == left
+    ).all()  # layer 1 keeps the colour of the low share
+
+
+def test_a_tall_model_makes_a_tall_map(tmp_path: Path) -> None:
+    names = {f"layer_{number:02}": number / 40 for number in range(40)}
+    path = write(tmp_path / "m.jsonl", layers(1, **names), layers(2, **names))
+    assert layer_shares(path, tmp_path / "a.png") is not None
+    assert matplotlib.image.imread(tmp_path / "a.png").shape[0] > 1000

@@ -15,7 +15,7 @@ MAX_LINES = 300
 
 LAYERS = {
     1: {"model", "batches", "forward", "generate", "predict"},
-    2: {"engine"},
+    2: {"engine", "zero_layout"},
     3: {"step", "loop", "checkpoint", "evaluation"},
     4: {
         "scoring",
@@ -32,7 +32,7 @@ LAYERS = {
     5: {"figures", "card", "sweep_figures"},
 }
 # layer 0, on tensors: takes tensors and numbers, knows no model and no configuration
-TENSORS = {"rule", "loss", "optimizer", "mastered", "wrapped", "collectives"}
+TENSORS = {"rule", "loss", "optimizer", "mastered", "wrapped", "collectives", "layout", "layer_shares"}
 
 # of the whole project, tests aside; "pipelines" stands for any file there
 IMPORTERS = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 480.0, 290.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64.0, 16.0, 12.0, 42.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64.0, 20.0, 12.0, 42.0
 _NICE = (1.0, 2.0, 2.5, 5.0, 10.0)
 _TICKS = 5
 

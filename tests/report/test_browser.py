@@ -83,11 +83,11 @@ def test_a_run_is_searched_filtered_sorted_and_paged(browser: Any, tmp_path: Pat
     page.get_by_role("button", name="Show all").click()
     assert one.place() == "1–25 of 120"
 
-    page.get_by_label("Part").select_option("injection (I)")
+    page.get_by_role("combobox", name="Part").select_option("injection (I)")
     assert one.place().endswith("of 28")
-    page.get_by_label("Part").select_option("all parts")
+    page.get_by_role("combobox", name="Part").select_option("all parts")
     for order, sign in (("largest loss of margin", 1), ("largest gain of margin", -1)):
-        page.get_by_label("Order").select_option(order)
+        page.get_by_role("combobox", name="Order").select_option(order)
         texts = page.locator(f"{ROWS} td:last-child").evaluate_all("all => all.map(e => e.firstChild.textContent)")
         margins = [float(text.replace("−", "-")) * sign for text in texts if text != "–"]
         assert margins == sorted(margins)

@@ -28,7 +28,7 @@ __all__ = [
 
 TRAINED = ("train", "model", "metrics.jsonl")
 """What training writes into the run folder."""
-MEASURED = ("result.json", "flips.parquet", "figures", "tracking.json", "registered.json")
+MEASURED = ("result.json", "flips.parquet", "figures", "report.html", "tracking.json", "registered.json")
 """What is made of a trained model there, or belongs to that training only."""
 
 _SHOWN_RUNS = 5
@@ -78,6 +78,7 @@ class RunDir:
         self.train = self.root / "train"
         self.model = self.root / "model"
         self.figures = self.root / "figures"
+        self.report = self.root / "report.html"
         self.result = self.root / "result.json"
         self.config = self.root / "config.yaml"
         self.manifest = self.root / "manifest.json"

@@ -13,6 +13,7 @@ from pipelines.evaluate import evaluate
 from pipelines.init import init
 from pipelines.promote import promote
 from pipelines.register import register
+from pipelines.report import report
 from pipelines.run import run
 from pipelines.sweep import sweep
 from pipelines.train import train
@@ -27,7 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _verb in (run, sweep, assess, train, evaluate, register, promote, validate, init, env):
+for _verb in (run, sweep, assess, train, evaluate, register, promote, report, validate, init, env):
     app.command()(_verb)
 
 

@@ -16,7 +16,7 @@ def evaluate(
 ) -> None:
     """Ask the trained model all questions again: learned and forgotten, held-out first.
 
-    Needs run.name of a trained run. Writes result.json, flips.parquet, figures/ and the model card.
+    Needs run.name of a trained run. Writes result.json, flips.parquet, figures/, report.html and the model card.
     """
     outcome = Outcome("evaluate", as_json, verbose, quiet)
     run_stage(outcome, config, overrides, RunDir.open, _stage)

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from cpl_ray.config import Config
@@ -98,7 +99,7 @@ def train(
 
 
 def evaluate(config: Config, run: RunDir, say: Say, tracker: Tracker | None = None) -> dict[str, Any]:
-    """Score the trained model on every part; write the ledger, result.json, figures and model card."""
+    """Score the trained model on every part; write the ledger, result.json, figures, model card, report."""
     from cpl_ray.assessment import read_assessment
     from cpl_ray.card import write_card
     from cpl_ray.figures import draw_figures
@@ -139,7 +140,8 @@ def evaluate(config: Config, run: RunDir, say: Say, tracker: Tracker | None = No
         result["tracking"] = {"missing": tracker.missing, "reason": tracker.lost}
         atomic_write_text(run.result, json.dumps(result, indent=2) + "\n")
         tracker.log_metrics(final_metrics(result), step=training["steps"])
-        for path in (run.config, run.manifest, run.environment, run.result, run.metrics, run.flips, run.figures):
+        files = [run.config, run.manifest, run.environment, run.result, run.metrics, run.flips, run.figures]
+        for path in files + _report(run, say):
             tracker.log_artifacts(path)
     return result
 
@@ -160,7 +162,20 @@ def promote(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
     from cpl_ray.registry import promote as judge_and_promote
 
     verdict = judge_and_promote(prepared(config, run), run.root)
+    _report(run, say)  # again, now with the verdict
     return _result(run) | {"gate": verdict.to_dict()}
+
+
+def _report(run: RunDir, say: Say) -> list[Path]:
+    """Write the run's report. Returns its path; nothing, with a warning, where it fails."""
+    from cpl_ray.report import write_report
+
+    try:
+        return [write_report(run.root)]
+    except Exception as error:  # the run and its numbers are sound, whatever is wrong with showing them
+        again = f"`cpl report {run.root}` tries again"
+        say(f"warning: no report was written ({type(error).__name__}: {error}); {again}")
+        return []
 
 
 def _check_resume(config: Config, run: RunDir, *, trains: bool) -> None:

@@ -162,6 +162,7 @@ def test_run_then_promote(world: World) -> None:
     assert said["learned"] == result["learned"]
     expected = {"model", "assessment", "manifest.json", "config.yaml", "metrics.jsonl", "flips.parquet", "figures"}
     assert expected - set(os.listdir(folder)) == set()
+    assert "by the gate" not in (folder / "report.html").read_text(encoding="utf-8")
     assert leftovers(folder) == []
     model: Any = AutoModelForCausalLM.from_pretrained(folder / "model")
     ids = AutoTokenizer.from_pretrained(folder / "model")("The sign of amber mill is", return_tensors="pt")
@@ -177,6 +178,7 @@ def test_run_then_promote(world: World) -> None:
     world.cpl("promote", "run.yaml", "budget.min_learned=0", "budget.max_forgetting=1")
     assert aliases() == {"candidate", "champion"}
     assert json.loads((folder / "result.json").read_text())["gate"]["admitted"] is True
+    assert "Admitted by the gate" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_fewer_rows_than_workers_and_no_tracking_server(world: World, trained: Path) -> None:

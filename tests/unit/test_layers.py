@@ -29,7 +29,19 @@ LAYERS = {
         "registry",
         "qa_model",
     },
-    5: {"figures", "card", "sweep_figures"},
+    5: {
+        "figures",
+        "card",
+        "report",
+        "report_charts",
+        "report_questions",
+        "report_run",
+        "report_source",
+        "report_svg",
+        "report_sweep",
+        "report_sweep_charts",
+        "sweep_figures",
+    },
 }
 # layer 0, on tensors: takes tensors and numbers, knows no model and no configuration
 TENSORS = {"rule", "loss", "optimizer", "mastered", "wrapped", "collectives", "layout", "layer_shares"}

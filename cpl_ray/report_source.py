@@ -1,0 +1,112 @@
+"""What a report reads of a run or sweep folder, with the secrets of settings and addresses taken out."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cpl_ray.errors import ConfigError, DataError
+from cpl_ray.tracking_uri import HIDDEN, is_secret_key, redact
+
+RUN_FILE, SWEEP_FILE = "config.yaml", "sweep.json"
+_SHOWN = 5
+
+
+def find_folder(name: str, runs: Path) -> Path:
+    """Return the run or sweep folder that is meant, by its path or by its name in `runs`.
+
+    Raises:
+        ConfigError: there is none; lists the newest in `runs`.
+    """
+    candidates = [Path(name).expanduser(), runs.expanduser() / name] if name else []
+    for folder in candidates:
+        if is_sweep(folder) or (folder / RUN_FILE).is_file():
+            return folder.absolute()
+    for folder in candidates:
+        if folder.is_dir():
+            raise ConfigError(
+                f"{folder} is neither a run nor a sweep (it holds no {RUN_FILE} and no {SWEEP_FILE}); "
+                f"name a run folder or a run in {runs}{_newest(runs)}"
+            )
+    raise ConfigError(f"there is no run or sweep {name!r}, neither as a folder nor by name in {runs}{_newest(runs)}")
+
+
+def is_sweep(folder: Path) -> bool:
+    """Tell whether the folder is one of a sweep."""
+    return (folder / SWEEP_FILE).is_file()
+
+
+def _newest(runs: Path) -> str:
+    if not runs.is_dir():
+        return f"; {runs} does not exist, `--runs DIR` says where runs lie"
+    found = {path.parent for pattern in (RUN_FILE, SWEEP_FILE) for path in runs.glob(f"*/{pattern}")}
+    if not found:
+        return f"; {runs} holds none"
+    newest = sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)
+    return "; newest there: " + ", ".join(folder.name for folder in newest[:_SHOWN])
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Return the object of a JSON file without secrets, None where there is no file.
+
+    Raises:
+        DataError: it cannot be read or is no object.
+    """
+    try:
+        content: Any = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged ({error}); the stage that writes it has to be run again") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds no JSON object; the stage that writes it has to be run again")
+    return redacted(content)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return a resolved configuration without secrets; empty where there is none.
+
+    It is not validated: a report is also made of runs of other versions.
+
+    Raises:
+        DataError: it is not YAML.
+    """
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path} is damaged ({str(error).splitlines()[0]})") from error
+    return redacted(content) if isinstance(content, dict) else {}
+
+
+def as_yaml(settings: Mapping[str, Any]) -> str:
+    """Return settings as people write them."""
+    return yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True, width=100)
+
+
+def redacted(value: Any, key: str = "") -> Any:
+    """Return `value` with what is secret by the name of its key, and users and passwords of addresses, as `***`."""
+    if key and value is not None and is_secret_key(key):
+        return HIDDEN
+    if isinstance(value, Mapping):
+        return {name: redacted(one, str(name)) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(one) for one in value]
+    return redact(value) if isinstance(value, str) else value
+
+
+def at(content: Any, *keys: str) -> Any:
+    """Return what lies at the end of `keys` in nested objects, None where a step is missing."""
+    for key in keys:
+        content = content.get(key) if isinstance(content, Mapping) else None
+    return content
+
+
+def rate_at(content: Any, *keys: str) -> dict[str, Any] | None:
+    """Return the rate at `keys` (count, of, share, low, high); None where it was not measured or is of no items."""
+    found = at(content, *keys)
+    wanted = ("count", "of", "share", "low", "high")
+    return found if isinstance(found, dict) and all(found.get(name) is not None for name in wanted) else None

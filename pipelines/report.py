@@ -1,0 +1,34 @@
+"""`cpl report`: a run or a sweep as one HTML file."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.console import AsJson, Outcome, Quiet, Verbose, execute
+
+
+def report(
+    name: Annotated[str, typer.Argument(metavar="RUN|SWEEP", help="Name of a run or sweep, or its folder.")],
+    runs: Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where runs lie.")] = Path("runs"),
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="The file; default: report.html in the folder.")
+    ] = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show an evaluated run, or a sweep finished or not, as one HTML file that needs nothing else.
+
+    What was forgotten and learned with intervals, curves, every question before and after, settings and versions.
+    """
+
+    def work() -> dict[str, Any]:
+        from cpl_ray.report import write_report
+        from cpl_ray.report_source import find_folder, is_sweep
+
+        folder = find_folder(name, runs)
+        path = write_report(folder, out)
+        return {"kind": "sweep" if is_sweep(folder) else "run", "folder": str(folder), "report": str(path)}
+
+    execute(Outcome("report", as_json, verbose, quiet), work, lambda result: print(result["report"]))

@@ -6,6 +6,7 @@
 The order of items is a pure function of seed and step, so the loop's whole state is two cursors and a few sums.
 """
 
+import logging
 import resource
 import time
 from collections.abc import Callable
@@ -20,13 +21,15 @@ from cpl_ray.checkpoint import Saves, latest_checkpoint, load_checkpoint, save_c
 from cpl_ray.collectives import Collectives
 from cpl_ray.config import Config
 from cpl_ray.encoding import Encoded
-from cpl_ray.errors import DataError
+from cpl_ray.errors import DataError, LayoutError
 from cpl_ray.layer_shares import LayerShares
+from cpl_ray.layout import Layout
 from cpl_ray.order import ItemOrder, Rows, rank_micro_batches
 from cpl_ray.recorder import Recorder
 from cpl_ray.schedule import learning_rate
 from cpl_ray.step import Engine, accumulate, update_metrics
 
+_log = logging.getLogger(__name__)
 MASTERED_SEED_OFFSET = 1_000_003  # the two sets must not share their permutations
 CHECKPOINTS = Path("train", "checkpoints")
 LAYER_RECORDS = 100  # about so many over a run
@@ -124,7 +127,6 @@ class TrainingLoop:
         Raises:
             NonFiniteError: a loss or gradient is not finite; nothing moved in that step.
             ResumeError: the checkpoint does not fit this run.
-            LayoutError: the optimizer's elements cannot be told apart by layer.
         """
         torch.manual_seed(self.config.train.seed * 100_003 + self.comm.rank)
         self._restore()
@@ -182,11 +184,28 @@ class TrainingLoop:
 
     def _record_layers(self, *, flips_known: bool) -> None:
         if self._layers is None:  # not sooner: ZeRO 3 shows its partitions at the first step
-            self._layers = LayerShares(self.engine.layout(), self.engine.replicas, self.comm)
+            layout = self._layout()
+            if layout is None:
+                self._layers_every = 1 << 62
+                return
+            self._layers = LayerShares(layout, self.engine.replicas, self.comm)
         shares, flips = self._layers.measure(self.engine.optimizer.mastered_states)
         self._recorder.write("layers", self.state.step, shares)
         if flips_known:
             self._recorder.write("layer_flips", self.state.step, flips)
+
+    def _layout(self) -> Layout | None:
+        """Return the engine's layout; None, on all ranks alike, where it cannot be told: training goes on without."""
+        layout, reason = None, ""
+        try:
+            layout = self.engine.layout()
+        except LayoutError as error:
+            reason = str(error)
+        if not self.comm.max(int(layout is None)):
+            return layout
+        if self.comm.rank == 0:
+            _log.warning(f"shares by layer are not recorded: {reason or 'another rank cannot tell its layout'}")
+        return None
 
     def _refresh_due(self, index: int) -> bool:
         refresh = self.config.train.refresh

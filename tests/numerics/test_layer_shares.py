@@ -9,6 +9,7 @@ import torch
 
 from cpl_ray import loop
 from cpl_ray.config import Config
+from cpl_ray.errors import LayoutError
 from cpl_ray.loop import TrainingLoop
 from tests.oracle import transcription
 from tests.oracle.plain_engine import PlainEngine
@@ -78,3 +79,15 @@ def test_recorded_at_planned_updates_only(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_plain_fine_tuning_records_no_layers(tmp_path: Path) -> None:
     assert {record["kind"] for record in recorded(tmp_path / "run", rule="none")} == {"train"}
+
+
+def test_training_goes_on_where_the_layout_cannot_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(engine: PlainEngine) -> None:
+        raise LayoutError("_hp_mapping is gone")
+
+    told = recorded(tmp_path / "told")
+    monkeypatch.setattr(PlainEngine, "layout", fail)
+    untold = recorded(tmp_path / "untold")
+    losses = [[r["loss_injection"] for r in run if r["kind"] == "train"] for run in (told, untold)]
+    assert losses[0] == losses[1]
+    assert {r["kind"] for r in untold} == {"train"}

@@ -141,7 +141,7 @@ def evaluate(config: Config, run: RunDir, say: Say, tracker: Tracker | None = No
         atomic_write_text(run.result, json.dumps(result, indent=2) + "\n")
         tracker.log_metrics(final_metrics(result), step=training["steps"])
         files = [run.config, run.manifest, run.environment, run.result, run.metrics, run.flips, run.figures]
-        for path in files + _report(run, say):
+        for path in files + write_report_of(run, say):
             tracker.log_artifacts(path)
     return result
 
@@ -162,11 +162,11 @@ def promote(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
     from cpl_ray.registry import promote as judge_and_promote
 
     verdict = judge_and_promote(prepared(config, run), run.root)
-    _report(run, say)  # again, now with the verdict
+    write_report_of(run, say)  # again, now with the verdict
     return _result(run) | {"gate": verdict.to_dict()}
 
 
-def _report(run: RunDir, say: Say) -> list[Path]:
+def write_report_of(run: RunDir, say: Say) -> list[Path]:
     """Write the run's report. Returns its path; nothing, with a warning, where it fails."""
     from cpl_ray.report import write_report
 

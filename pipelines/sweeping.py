@@ -14,7 +14,7 @@ from cpl_ray.tracking import Tracker
 from cpl_ray.tracking_uri import default_uri, sqlite_path
 from pipelines.console import Say
 from pipelines.session import ray_session
-from pipelines.stages import assess, prepared, tracked
+from pipelines.stages import assess, prepared, tracked, write_report_of
 from pipelines.sweep_watch import SweepWatch
 
 _BEST_HEAD = """\
@@ -47,7 +47,7 @@ def sweep(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
         content = book.conclude("finished")
         if not any(trial.state in ("finished", "stopped") for trial in book.trials):
             raise UserError(f"every trial failed; the first: {book.trials[0].error}. sweep.json has the others")
-        return _conclude(config, run, content, tracker)
+        return _conclude(config, run, content, tracker, say)
 
 
 def _run_trials(config: Config, run: RunDir, say: Say, tracker: Tracker) -> SweepBook:
@@ -72,7 +72,7 @@ def _run_trials(config: Config, run: RunDir, say: Say, tracker: Tracker) -> Swee
     return book
 
 
-def _conclude(config: Config, run: RunDir, content: dict[str, Any], tracker: Tracker) -> dict[str, Any]:
+def _conclude(config: Config, run: RunDir, content: dict[str, Any], tracker: Tracker, say: Say) -> dict[str, Any]:
     """Write best.yaml and the figures, and hand everything to MLflow."""
     from cpl_ray.sweep_figures import draw_sweep
 
@@ -88,7 +88,8 @@ def _conclude(config: Config, run: RunDir, content: dict[str, Any], tracker: Tra
     draw_sweep(content, run.figures)
     finished = sum(trial["state"] == "finished" for trial in content["trials"])
     tracker.log_metrics({"sweep/trials": len(content["trials"]), "sweep/finished": finished}, step=0)
-    for artifact in (run.config, run.manifest, run.environment, run.root / "sweep.json", path, run.figures):
+    files = [run.config, run.manifest, run.environment, run.root / "sweep.json", path, run.figures]
+    for artifact in files + write_report_of(run, say):
         tracker.log_artifacts(artifact)
     return {**content, "best_config": str(path) if best is not None else None}
 

@@ -23,7 +23,7 @@ from cpl_ray.encoding import Encoded
 from cpl_ray.errors import DataError
 from cpl_ray.order import ItemOrder, Rows, rank_micro_batches
 from cpl_ray.recorder import Recorder
-from cpl_ray.schedule import learning_rate
+from cpl_ray.schedule import learning_rate, planned_updates
 from cpl_ray.step import Engine, accumulate, update_metrics
 
 MASTERED_SEED_OFFSET = 1_000_003  # the two sets must not share their permutations
@@ -110,7 +110,7 @@ class TrainingLoop:
                 mastered.num_rows, train.seed + MASTERED_SEED_OFFSET, train.shuffle, window
             )
         self.steps_per_epoch = self._order.steps_per_epoch(self._batch_size)
-        self.total_steps = min(train.epochs * self.steps_per_epoch, train.max_steps or 1 << 62)
+        self.total_steps = planned_updates(self.steps_per_epoch, train.epochs, train.max_steps)
 
     def run(self) -> LoopState:
         """Train to the end, from the newest checkpoint in the run folder if there is one.

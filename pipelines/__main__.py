@@ -14,8 +14,10 @@ from pipelines.init import init
 from pipelines.promote import promote
 from pipelines.register import register
 from pipelines.run import run
+from pipelines.runs import runs_app
 from pipelines.train import train
 from pipelines.validate import validate
+from pipelines.voice import Voice
 
 app = typer.Typer(
     name="cpl",
@@ -28,6 +30,7 @@ app = typer.Typer(
 
 for _verb in (run, assess, train, evaluate, register, promote, validate, init, env):
     app.command()(_verb)
+app.add_typer(runs_app)
 
 
 @app.callback()
@@ -49,8 +52,10 @@ def main() -> None:
     try:
         code = app(prog_name="cpl", standalone_mode=False)
     except _UsageError as error:
-        error.show()
-        if "--json" in sys.argv:
+        if "--json" not in sys.argv:
+            error.show()
+        else:
+            Voice(as_json=True)(error.format_message(), event="error", type="UsageError")
             message = {"type": "UsageError", "message": error.format_message()}
             print(json.dumps({"ok": False, "exit_code": EXIT_USAGE, "error": message}))
         code = EXIT_USAGE

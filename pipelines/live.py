@@ -6,6 +6,7 @@ It only shows: whatever goes wrong with the terminal ends the view and never wha
 import logging
 import sys
 import threading
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
@@ -30,15 +31,22 @@ class LiveView:
         self._console = console
         self._lock = threading.RLock()
         self._shown = False
-        self._moved: list[logging.StreamHandler[TextIO]] = []
         self._stderr: TextIO = sys.stderr
+
+    @property
+    def shown(self) -> bool:
+        """False before and after, and once the terminal could not be drawn on."""
+        return self._shown
 
     def __enter__(self) -> "LiveView":
         """Begin to show; the region is empty until the first `update`."""
         self._stderr = sys.stderr
-        self._live.start()
         self._shown = True
-        self._move_handlers(self._stderr, sys.stderr)
+        try:
+            self._live.start()
+            self._move_handlers(self._stderr, sys.stderr)
+        except Exception:  # as in `update`
+            self._end()
         return self
 
     def __exit__(
@@ -76,7 +84,8 @@ class LiveView:
             if not self._shown:
                 return
             self._shown = False
-            self._move_handlers(sys.stderr, self._stderr)
+            with suppress(Exception):  # as in `update`; whatever the handlers do, the cursor is put back below
+                self._move_handlers(sys.stderr, self._stderr)
             try:
                 self._live.stop()
             except Exception:  # as in `update`; what Live has put in the place of stderr must not stay there
@@ -87,5 +96,6 @@ class LiveView:
         known = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
         handlers = {handler for logger in known if isinstance(logger, logging.Logger) for handler in logger.handlers}
         for handler in handlers:
-            if isinstance(handler, logging.StreamHandler) and handler.stream is source:
+            # those that look up stderr anew each time have no stream of their own, and need no help
+            if isinstance(handler, logging.StreamHandler) and vars(handler).get("stream") is source:
                 handler.setStream(target)

@@ -51,7 +51,7 @@ def training_progress(metrics: Path, say: Say, planned: int) -> Iterator[None]:
                 state.add(record)
                 if record.kind == "eval" and record.step not in said:
                     said.add(record.step)
-                    if view is None:
+                    if view is None or not view.shown:
                         say(evaluation_line(record, state.train), event="evaluation", **_fields(record))
             if view is not None:
                 view.update(state)

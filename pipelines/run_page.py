@@ -103,8 +103,8 @@ def _print_sweep(sweep: Mapping[str, Any]) -> None:
         columns = ("point", "settings", "learned", "forgotten validation", "held-out", "in-set", "trials", "Pareto")
         print_table(columns, [_point_row(point) for point in points])
     if trials:
-        columns = ("trial", "point", "seed", "state", "learned", "forgotten validation", "held-out", "updates", "took")
-        print_table((*columns, "run"), [_trial_row(trial) for trial in trials])
+        known = ("trial", "point", "seed", "state", "learned", "forgotten validation", "held-out", "updates", "took")
+        print_table((*known, "run"), [_trial_row(trial) for trial in trials])
     for trial in trials:
         if trial.get("error"):
             print(f"trial {trial.get('index')} failed: {trial['error']}")

@@ -140,7 +140,7 @@ def as_rate(value: Any) -> dict[str, Any] | None:
 def newest_failure(folder: Path) -> Path | None:
     """Return the newest record of a failure in a run folder."""
     found = [path for path in (*folder.glob("failure-*.txt"), folder / TRAINING_FAILURE) if path.is_file()]
-    # of one failure both are written, and that in the run folder, later, is the less detailed one
+    # of a failed training both are written; that in the run folder, the later one, names the other
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 

@@ -2,8 +2,11 @@
 
 import logging
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +60,7 @@ def train(
         ResumeError: the newest checkpoint does not fit this run.
         NonFiniteError: a loss or gradient was not finite.
         UserError: the workers failed more often than `cluster.max_failures`.
+        KeyboardInterrupt: Ctrl-C; the workers are ended.
     """
     checkpoint = latest_checkpoint(run_folder / CHECKPOINTS)
     if checkpoint is not None:
@@ -105,7 +109,8 @@ def train(
         ),
     )
     try:
-        result: Any = trainer.fit()
+        with _interruptible():
+            result: Any = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise UserError(_failure(error, run_folder / FAILURE)) from error
     summary = result.return_value
@@ -115,6 +120,19 @@ def train(
         kind, message = summary["error"]
         raise getattr(errors, kind)(message)
     return summary
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C be a KeyboardInterrupt: Ray Train takes SIGINT over, ends the workers and then leaves the program."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def _failure(error: ray.train.TrainingFailedError, path: Path) -> str:

@@ -103,7 +103,7 @@ class World:
     def runs(self) -> Path:
         return self.folder / "runs"
 
-    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str, stderr: int = subprocess.PIPE, **environment: str) -> "subprocess.Popen[str]":
         """Start `cpl` in a session of its own; everything it starts inherits a mark (see `left_behind`)."""
         variables = {
             **{name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")},
@@ -119,7 +119,7 @@ class World:
             env=variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             start_new_session=True,
         )

@@ -128,7 +128,7 @@ class World:
 
     def cpl(self, *arguments: str, exit_code: int = 0, **environment: str) -> tuple[str, str]:
         """Run `cpl` to its end and return what it printed; fail on another exit code, or if processes stay."""
-        process = self.start(*arguments, **environment)
+        process = self.start(*arguments, stderr=subprocess.PIPE, **environment)
         out, err = process.communicate()
         assert process.returncode == exit_code, f"{arguments}: {process.returncode}\n{out}\n{err}"
         assert "Traceback" not in err, err

@@ -53,6 +53,8 @@ class LoopState:
     """Mastered gradients captured."""
     stopped: bool = False
     """Whether the learned target was reached."""
+    evaluations: int = 0
+    """Evaluations done."""
     moved_against: float = 0.0
     """Stored values that moved against g_M, summed over updates; 0 with the mask on the update."""
     sums: dict[str, float] = field(default_factory=dict)
@@ -76,7 +78,7 @@ class TrainingLoop:
         evaluate: scores the live model, all ranks together, and returns the record of an evaluation; None: never.
         run_folder: where metrics.jsonl and checkpoints go; shared by all ranks. None: nothing is written.
         zero_stage: recorded with checkpoints.
-        report: called with each evaluation's record on every rank.
+        report: called with each evaluation's record on every rank, with `step` and `evaluation` (its number, from 0).
     """
 
     def __init__(
@@ -214,7 +216,8 @@ class TrainingLoop:
         record = self._evaluate()
         self.state.last_evaluation = {"step": self.state.step, **record}
         self._recorder.write("eval", self.state.step, record)
-        self._report({"step": float(self.state.step), **record})
+        self._report({"step": float(self.state.step), "evaluation": float(self.state.evaluations), **record})
+        self.state.evaluations += 1
         target = self.config.train.stop_at_learned
         if target is not None and record.get("learned_of"):
             self.state.stopped = record["learned"] / record["learned_of"] >= target

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,8 +114,18 @@ def connect(uri: str) -> MlflowClient:
     return client
 
 
-def enter_run(client: MlflowClient, config: Config, run_dir: Path, uri: str, *, resume: bool) -> TrackedRun:
+def enter_run(
+    client: MlflowClient,
+    config: Config,
+    run_dir: Path,
+    uri: str,
+    *,
+    resume: bool,
+    tags: Mapping[str, str] | None = None,
+) -> TrackedRun:
     """Return the MLflow run of this run folder: the one it had when `resume` (set running again), else a new one.
+
+    A new run gets `tags` besides its own.
 
     A run that the store does not know any more, or that was deleted there, is replaced by a new one.
     """
@@ -132,8 +142,8 @@ def enter_run(client: MlflowClient, config: Config, run_dir: Path, uri: str, *, 
                     client.update_run(known.run_id, status=RunStatus.to_string(RunStatus.RUNNING))
                 return TrackedRun(uri, run.info.experiment_id, known.run_id)
     experiment_id = _experiment(client, config.tracking.experiment, artifact_location(uri, run_dir.parent))
-    tags = {"mlflow.source.name": "cpl-ray", "mlflow.source.type": "LOCAL", "cpl_ray.version": __version__}
-    run = client.create_run(experiment_id, run_name=run_dir.name, tags=tags)
+    source = {"mlflow.source.name": "cpl-ray", "mlflow.source.type": "LOCAL", "cpl_ray.version": __version__}
+    run = client.create_run(experiment_id, run_name=run_dir.name, tags={**source, **(tags or {})})
     return TrackedRun(uri, experiment_id, run.info.run_id)
 
 

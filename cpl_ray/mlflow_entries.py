@@ -64,6 +64,16 @@ def datasets_entry(manifest: Mapping[str, Any], run_dir: Path) -> Entry:
     return Entry(lambda client, run_id: client.log_inputs(run_id, inputs))
 
 
+def tags_entry(tags: Mapping[str, str]) -> Entry:
+    """Return tags of the run, cut to what MLflow holds."""
+    all_tags = [RunTag(allowed_key(key), redact(value)[:_MAX_VALUE_CHARS]) for key, value in tags.items()]
+
+    def send(client: MlflowClient, run_id: str) -> None:
+        client.log_batch(run_id, tags=all_tags)
+
+    return Entry(send)
+
+
 def metrics_entry(metrics: Mapping[str, float], step: int) -> Entry:
     """Return final numbers at `step`; one that MLflow has already with the same value is not logged twice."""
     now = int(time.time() * 1000)

@@ -47,6 +47,7 @@ def _without_effect(config: Config) -> dict[str, str]:
     _training(config, note)
     if Path(config.model).expanduser().is_dir():
         note("the model is a local folder", "model_revision")
+    _search(config, note)
     if not config.tracking.enabled:
         note("tracking.enabled is false", "tracking.uri", "tracking.experiment", "tracking.model_name")
     return found
@@ -93,6 +94,19 @@ def _training(config: Config, note: _Note) -> None:
         note(f"only sgd uses it; the optimizer is {name}", "optimizer.momentum")
     if "." not in name:
         note(f"only optimizers given as module.Class take options; the optimizer is {name}", "optimizer.options")
+
+
+def _search(config: Config, note: _Note) -> None:
+    search = config.search
+    if not search.space:
+        note("search.space is empty", *(f"search.{name}" for name in type(search).model_fields if name != "space"))
+        return
+    if not search.early_stopping:
+        note("search.early_stopping is false", "search.grace_evaluations", "search.reduction_factor")
+    if search.algorithm == "grid":
+        note("a grid is tried whole", "search.trials", "search.seed")
+    if search.algorithm in ("grid", "random"):
+        note(f"search.algorithm {search.algorithm} improves nothing", "search.objectives")
 
 
 def _all_files(config: Config) -> bool:

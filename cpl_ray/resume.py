@@ -10,6 +10,7 @@ FREE = (
     "tracking",
     "budget",
     "gate",
+    "search",
     "assess.num_actors",
     "cluster.max_failures",
     "cluster.timeout_s",

@@ -29,6 +29,7 @@ from cpl_ray.mlflow_entries import (
     metrics_entry,
     params_entry,
     record_metrics,
+    tags_entry,
 )
 from cpl_ray.tracking_uri import default_uri, redact, required_uri
 
@@ -46,8 +47,18 @@ class Tracker:
     Made by `open`. With `tracking.enabled` false every method does nothing.
     """
 
-    def __init__(self, config: Config, run_dir: Path, uri: str | None, *, resume: bool, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        config: Config,
+        run_dir: Path,
+        uri: str | None,
+        *,
+        resume: bool,
+        quiet: bool = False,
+        parent: "Tracker | None" = None,
+    ) -> None:
         """Prepare a tracker that has reached nothing yet; see `open`."""
+        self._parent = parent
         self._config = config
         self._run_dir = run_dir
         self._uri = uri
@@ -69,13 +80,14 @@ class Tracker:
         self._lock = threading.RLock()
 
     @classmethod
-    def open(cls, config: Config, run_dir: Path, *, resume: bool) -> "Tracker":
+    def open(cls, config: Config, run_dir: Path, *, resume: bool, parent: "Tracker | None" = None) -> "Tracker":
         """Reach MLflow, make database, experiment and run where they are missing, and save `<run>/tracking.json`.
 
         Args:
             config: the run.
             run_dir: the run folder; its parent holds the default database.
             resume: continue the MLflow run of this folder, if it has one; else start a new one.
+            parent: the tracker of the run that this one belongs to, e.g. of its sweep.
 
         Returns:
             A tracker; one that could not reach MLflow has warned once and keeps trying.
@@ -84,7 +96,7 @@ class Tracker:
             ConfigError: the tracking URI is not usable at all (see `default_uri`).
         """
         uri = default_uri(config, run_dir.parent) if config.tracking.enabled else None
-        tracker = cls(config, run_dir, uri, resume=resume)
+        tracker = cls(config, run_dir, uri, resume=resume, parent=parent)
         tracker._deliver(force=True)
         return tracker
 
@@ -110,6 +122,10 @@ class Tracker:
     def log_datasets(self, manifest: Mapping[str, Any], run_dir: Path) -> None:
         """Log each part named in the manifest of the assessment in `run_dir`, with its sha256; context = part."""
         self._add(datasets_entry(manifest, run_dir))
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+        self._add(tags_entry(tags))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Log final numbers at `step`."""
@@ -224,7 +240,7 @@ class Tracker:
         """Return client and run; after a start or a failure first learn what MLflow has of the run already."""
         client = self._client = self._client or connect(uri)
         if self._run is None:
-            self._run = enter_run(client, self._config, self._run_dir, uri, resume=self._resume)
+            self._run = enter_run(client, self._config, self._run_dir, uri, resume=self._resume, tags=self._family())
             self._run.save(self._run_dir)
         if not self._synced:
             # A request that failed here may have arrived there: `<kind>/step` is logged with every record, so its
@@ -236,6 +252,14 @@ class Tracker:
                 self._seen[kind] = max(step, self._seen.get(kind, -1))
             self._synced = True
         return client, self._run
+
+    def _family(self) -> dict[str, str]:
+        """Return the tag that names the parent run, which has to be there first."""
+        if self._parent is None:
+            return {}
+        if self._parent.run is None and not self._parent._deliver(force=True, wait_s=1.0):
+            raise UserError(f"the run of the sweep is not in MLflow yet ({self._parent.lost})")
+        return {"mlflow.parentRunId": self._parent.run.run_id} if self._parent.run is not None else {}
 
     def _send_entry(self, client: MlflowClient, run_id: str, entry: Entry) -> None:
         if entry.timeout_s > REQUEST_TIMEOUT_S:

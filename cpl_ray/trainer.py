@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.data import ExecutionOptions
+from ray.train import UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from cpl_ray import errors
@@ -41,6 +42,7 @@ def train(
     max_length: int,
     run_folder: Path,
     say: Callable[[str], None],
+    callbacks: Sequence[UserCallback] = (),
 ) -> dict[str, Any]:
     """Train on the assessment's training parts and return the run's summary.
 
@@ -54,6 +56,7 @@ def train(
         max_length: longest item in tokens.
         run_folder: absolute; shared by all nodes.
         say: prints progress.
+        callbacks: are told of every evaluation (Ray Train's `after_report`).
 
     Raises:
         DataError: a training part is empty.
@@ -101,6 +104,7 @@ def train(
             storage_path=str(run_folder / "train" / "ray"),
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
             logging_config=ray.train.LoggingConfig("WARNING"),
+            callbacks=list(callbacks) or None,
         ),
         datasets=datasets,
         # every worker reads the whole stream and takes its slice of each global batch
@@ -125,14 +129,16 @@ def train(
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """Let Ctrl-C be a KeyboardInterrupt: Ray Train takes SIGINT over, ends the workers and then leaves the program."""
+    if threading.current_thread() is not threading.main_thread():  # of a trial, say: signals are none of its business
+        yield
+        return
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
     except SystemExit:
         raise KeyboardInterrupt from None
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before)
 
 
 def _failure(error: ray.train.TrainingFailedError, path: Path) -> str:

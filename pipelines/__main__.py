@@ -15,6 +15,7 @@ from pipelines.promote import promote
 from pipelines.register import register
 from pipelines.run import run
 from pipelines.runs import runs_app
+from pipelines.sweep import sweep
 from pipelines.train import train
 from pipelines.validate import validate
 from pipelines.voice import Voice
@@ -28,7 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _verb in (run, assess, train, evaluate, register, promote, validate, init, env):
+for _verb in (run, sweep, assess, train, evaluate, register, promote, validate, init, env):
     app.command()(_verb)
 app.add_typer(runs_app)
 

@@ -142,6 +142,7 @@ def run_stage(
     stage: Stage,
     *,
     resumable: bool = False,
+    show: Callable[[dict[str, Any], RunDir | None], None] | None = None,
 ) -> None:
     """Load the configuration, say which keys have no effect, enter the run folder and do `stage` in it.
 
@@ -152,6 +153,7 @@ def run_stage(
         enter: finds or makes the run folder, see `RunDir`.
         stage: gets the configuration with its final `run.name`, the folder and a function that prints progress.
         resumable: True: after an interruption the command that continues is printed.
+        show: prints the result for people; None: the headline of a run.
 
     Raises:
         typer.Exit: always, with the exit code.
@@ -169,7 +171,7 @@ def run_stage(
         outcome.say(f"run folder: {run.root}", event="run_folder", run_dir=str(run.root))
         return stage(run.named(config), run, outcome.say)
 
-    execute(outcome, work, lambda result: show_headline(result, outcome.run))
+    execute(outcome, work, lambda result: (show or show_headline)(result, outcome.run))
 
 
 def user_error(error: BaseException) -> UserError | None:

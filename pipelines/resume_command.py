@@ -8,23 +8,23 @@ RESUMABLE = ("interrupted", "failed", "trained", "assessed")
 
 
 def with_resume(found: dict[str, Any]) -> dict[str, Any]:
-    """Return the details of a run with `resume`: the command, or None where there is nothing to continue.
+    """Return the details of a run or sweep with `resume`: the command, or None where there is nothing to continue.
 
     The saved configuration is used, as `run.resume` accepts no other; paths in it are relative to the folder that the
     run was started in.
     """
-    return found | {"resume": _command(Path(found["folder"])) if _resumable(found) else None}
+    return found | {"resume": _command(found["kind"], Path(found["folder"])) if _resumable(found) else None}
 
 
 def _resumable(found: dict[str, Any]) -> bool:
-    return found["kind"] == "run" and found["state"] in RESUMABLE
+    return found["state"] in RESUMABLE and (Path(found["folder"]) / "config.yaml").is_file()
 
 
-def _command(folder: Path) -> str:
+def _command(verb: str, folder: Path) -> str:
     from cpl_ray.loading import load_config
 
     place = load_config(folder / "config.yaml").run
-    words = ["cpl", "run", str(folder / "config.yaml"), "run.resume=true"]
+    words = ["cpl", verb, str(folder / "config.yaml"), "run.resume=true"]
     if place.name != folder.name:  # renamed or moved
         words.append(f"run.name={folder.name}")
     if Path(place.dir).expanduser().absolute() != folder.parent:

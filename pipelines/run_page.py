@@ -22,6 +22,8 @@ def print_page(found: Mapping[str, Any]) -> None:
         print(f"{label:<{width}}  {text}")
     if found["kind"] == "sweep":
         _print_sweep(found["sweep"] or {})
+        if found["resume"]:
+            print(f"\ncontinue, in the folder that it was started in:\n{found['resume']}")
         return
     show_headline(found["rates"], None)
     if found["failure"]:

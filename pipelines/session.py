@@ -29,8 +29,10 @@ def one_ray_session() -> Iterator[None]:
 
 
 @contextmanager
-def ray_session(config: Config, say: Callable[[str], None]) -> Iterator[None]:
+def ray_session(config: Config, say: Callable[[str], None], *, dashboard: bool = False) -> Iterator[None]:
     """Hold a Ray session; an open one is used and left open.
+
+    `dashboard`: Ray's own state is asked for (a sweep frees what a stopped trial held), which its dashboard serves.
 
     `RAY_ADDRESS` (also set inside a submitted job) means that cluster. Otherwise a local one is started, with at least
     as many CPU slots as the run's workers ask for: on a laptop, workers beyond the cores simply share them.
@@ -42,7 +44,7 @@ def ray_session(config: Config, say: Callable[[str], None]) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     needed = config.cluster.num_workers * config.cluster.cpus_per_worker
-    if os.environ.get("RAY_ADDRESS") or not _start_here(needed, say):
+    if os.environ.get("RAY_ADDRESS") or not _start_here(needed, say, dashboard):
         ray.init(logging_level=logging.ERROR)
         slots = ray.cluster_resources().get("CPU", 0.0)
         if slots < needed:
@@ -54,13 +56,13 @@ def ray_session(config: Config, say: Callable[[str], None]) -> Iterator[None]:
             ray.shutdown()
 
 
-def _start_here(needed: float, say: Callable[[str], None]) -> bool:
+def _start_here(needed: float, say: Callable[[str], None], dashboard: bool) -> bool:
     """Start Ray on this machine; False if somebody has started a cluster here with `ray start`, which is then meant."""
     import ray
 
     slots = max(os.cpu_count() or 1, math.ceil(needed))
     try:
-        ray.init(num_cpus=slots, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+        ray.init(num_cpus=slots, include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=False)
     except ValueError as error:
         if "existing cluster" not in str(error):
             raise

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ def run(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
     started = time.time()
     seconds: dict[str, float] = {}
     _check_resume(config, run, trains=not run.model.exists())
-    with _tracked(config, run) as tracker, one_ray_session():
+    with tracked(config, run) as tracker, one_ray_session():
         for name, done, stage in (
             ("assess", run.assessment, assess),
             ("train", run.model, train),
@@ -52,29 +52,35 @@ def run(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
 
 def assess(config: Config, run: RunDir, say: Say, tracker: Tracker | None = None) -> dict[str, Any]:
     """Find what the base model has mastered, or take over the assessment that `data.assessment` names."""
-    config = _prepared(config, run)
+    config = prepared(config, run)
     manifest = adopt_assessment(config, run, say) if config.data.assessment else assess_items(config, run, say)
     if tracker is not None:
         tracker.log_datasets(manifest, run.root)
     return {"assessment": {"scorer": manifest["scorer"], "counts": manifest["counts"]}}
 
 
-def train(config: Config, run: RunDir, say: Say, tracker: Tracker | None = None) -> dict[str, Any]:
-    """Train on the run's assessment, or on brought sets (which are scored first if evaluations need it)."""
+def train(
+    config: Config, run: RunDir, say: Say, tracker: Tracker | None = None, *, callbacks: Sequence[Any] = ()
+) -> dict[str, Any]:
+    """Train on the run's assessment, or on brought sets (which are scored first if evaluations need it).
+
+    `callbacks` of Ray Train are told of every evaluation.
+    """
     from cpl_ray.assessment import read_assessment
+    from cpl_ray.subset import with_mastered_size
     from cpl_ray.trainer import train as train_on_cluster
 
     _check_resume(config, run, trains=True)
-    config = _prepared(config, run)
+    config = prepared(config, run)
     ready = run.assessment.exists()
     if not ready and config.data.assessment is None and config.data.mastered is None:
         raise ConfigError(f"{run.root} has no assessment; run `cpl assess` first, or `cpl run` for the whole job")
-    with _tracked(config, run, tracker) as tracker, one_ray_session():
+    with tracked(config, run, tracker) as tracker, one_ray_session():
         if not ready and config.data.assessment:
             adopt_assessment(config, run, say)
         elif not ready:
             assess_items(config, run, say, score=config.evaluate.every is not None)
-        assessment = read_assessment(run.assessment)
+        assessment = with_mastered_size(read_assessment(run.assessment), config.train.mastered_size, config.split.seed)
         encoder, max_length = encoder_of(config, assessment)
         tracker.follow(run.metrics)
         order = ItemOrder(len(assessment.parts["injection_train"]), config.train.seed)
@@ -89,6 +95,7 @@ def train(config: Config, run: RunDir, say: Say, tracker: Tracker | None = None)
                 max_length=max_length,
                 run_folder=run.root,
                 say=say,
+                callbacks=callbacks,
             )
         tracker.log_params({"deepspeed_config": summary["deepspeed"]})
     took = {"steps": summary["steps"], "train_s": summary["train_s"]}
@@ -103,17 +110,18 @@ def evaluate(config: Config, run: RunDir, say: Say, tracker: Tracker | None = No
     from cpl_ray.figures import draw_figures
     from cpl_ray.ledger import build_ledger, summarise, write_ledger
     from cpl_ray.scoring import score_items
+    from cpl_ray.subset import mastered_digest, with_mastered_size
 
-    config = _prepared(config, run)
+    config = prepared(config, run)
     if not (run.model / "config.json").is_file():
         raise UserError(f"there is no trained model in {run.root}; run `cpl train` first")
-    assessment = read_assessment(run.assessment)
+    assessment = with_mastered_size(read_assessment(run.assessment), config.train.mastered_size, config.split.seed)
     if not assessment.scored:
         raise UserError(f"the sets in {run.assessment} were never asked before training; run `cpl assess` first")
     _, max_length = encoder_of(config, assessment)
     items = [row.item for _, row in assessment.rows()]
     scorer = str(assessment.manifest["scorer"])
-    with _tracked(config, run, tracker) as tracker:
+    with tracked(config, run, tracker) as tracker:
         with ray_session(config, say):
             say(f"asking the trained model {len(items)} items by {scorer}")
             after = score_items(items, config=config, scorer=scorer, model_path=str(run.model), max_length=max_length)
@@ -127,6 +135,8 @@ def evaluate(config: Config, run: RunDir, say: Say, tracker: Tracker | None = No
             "rule": config.train.rule,
             "scorer": scorer,
             **summarise(ledger),
+            "mastered_size": len(assessment.parts["mastered_train"]),
+            "mastered_sha256": mastered_digest(assessment),
             **{name: training[name] for name in (*shown, "stopped_at_learned", "num_params", "world_size")},
         }
         draw_figures(run.metrics, run.figures)
@@ -134,7 +144,7 @@ def evaluate(config: Config, run: RunDir, say: Say, tracker: Tracker | None = No
         tracker.flush()
         result["tracking"] = {"missing": tracker.missing, "reason": tracker.lost}
         atomic_write_text(run.result, json.dumps(result, indent=2) + "\n")
-        tracker.log_metrics(_final_metrics(result), step=training["steps"])
+        tracker.log_metrics(final_metrics(result), step=training["steps"])
         for path in (run.config, run.manifest, run.environment, run.result, run.metrics, run.flips, run.figures):
             tracker.log_artifacts(path)
     return result
@@ -145,7 +155,7 @@ def register(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
     from cpl_ray.registry import register as register_version
     from cpl_ray.tracking import deliver
 
-    config = _prepared(config, run)
+    config = prepared(config, run)
     registered = register_version(config, run.root, deliver(config, run.root))
     say(f"registered {registered.name} version {registered.version}, alias candidate")
     return {"registered": {"name": registered.name, "version": registered.version, "uri": registered.uri}}
@@ -155,7 +165,7 @@ def promote(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
     """Judge the registered model; admitted: alias `champion`. The verdict is in the returned `gate`."""
     from cpl_ray.registry import promote as judge_and_promote
 
-    verdict = judge_and_promote(_prepared(config, run), run.root)
+    verdict = judge_and_promote(prepared(config, run), run.root)
     return _result(run) | {"gate": verdict.to_dict()}
 
 
@@ -172,7 +182,7 @@ def _check_resume(config: Config, run: RunDir, *, trains: bool) -> None:
         check_resumable(checkpoint, world_size=config.cluster.num_workers, zero_stage=config.running_zero_stage)
 
 
-def _prepared(config: Config, run: RunDir) -> Config:
+def prepared(config: Config, run: RunDir) -> Config:
     """Record the environment once, and make a local model's path absolute: workers have another working folder."""
     if not run.environment.exists():
         atomic_write_text(run.environment, json.dumps(snapshot(), indent=2) + "\n")
@@ -184,7 +194,7 @@ def _result(run: RunDir) -> dict[str, Any]:
     return json.loads(run.result.read_text(encoding="utf-8"))
 
 
-def _final_metrics(result: dict[str, Any]) -> dict[str, float]:
+def final_metrics(result: dict[str, Any]) -> dict[str, float]:
     rates = {
         "final/learned": result["learned"],
         "final/learned_held_out": result["learned_held_out"],
@@ -199,7 +209,7 @@ def _final_metrics(result: dict[str, Any]) -> dict[str, float]:
 
 
 @contextmanager
-def _tracked(config: Config, run: RunDir, tracker: Tracker | None = None) -> Iterator[Tracker]:
+def tracked(config: Config, run: RunDir, tracker: Tracker | None = None) -> Iterator[Tracker]:
     """Hold the run's tracker: the caller's, or a new one on the run's MLflow run, closed truthfully at the end."""
     if tracker is not None:
         yield tracker

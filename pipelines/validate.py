@@ -10,6 +10,7 @@ from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError
 from cpl_ray.loading import load_config
 from cpl_ray.notices import notices
+from cpl_ray.space import dimensions
 from pipelines.checks import check_data, check_model, check_places
 from pipelines.console import AsJson, Outcome, Overrides, Quiet, Verbose, execute
 from pipelines.plan import Plan, plan_of
@@ -55,6 +56,11 @@ def check(config: Config, outcome: Outcome) -> dict[str, Any]:
         outcome.say(notice, event="note")
     problems, remarks = check_model(config)
     place_problems, place_remarks = check_places(config)
+    if config.search.space:
+        try:
+            dimensions(config)
+        except ConfigError as error:
+            problems.append(str(error))
     found = check_data(config)
     problems += place_problems + found.problems
     for remark in remarks + place_remarks + found.remarks:

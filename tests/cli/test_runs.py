@@ -85,5 +85,6 @@ def test_one_sweep(folder: Path) -> None:
     words = ("interrupted", "1 failed, 1 finished", "point 0 (optimizer.lr=0.0001): learned most", "31 s")
     assert [word for word in words if word not in text] == []
     assert "trial 1 failed: out of memory" in text
+    assert text.endswith(f"cpl sweep {folder}/runs/sweep/config.yaml run.resume=true\n")
     found = json.loads(cpl("runs", "--json", "show", "sweep", folder=folder).stdout)
     assert (found["verb"], found["best_point"]["point"]) == ("runs show", {"optimizer.lr": 1e-4})

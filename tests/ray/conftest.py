@@ -103,16 +103,19 @@ class World:
     def runs(self) -> Path:
         return self.folder / "runs"
 
-    def start(self, *arguments: str, stderr: int = subprocess.PIPE, **environment: str) -> "subprocess.Popen[str]":
-        """Start `cpl` in a session of its own; everything it starts inherits a mark (see `left_behind`)."""
-        variables = {
+    def environment(self) -> dict[str, str]:
+        """Return the environment of a command: nothing of the caller's points to a cluster or a tracking server."""
+        return {
             **{name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")},
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
             MARK: uuid.uuid4().hex,
-            **environment,
         }
+
+    def start(self, *arguments: str, stderr: int = subprocess.PIPE, **environment: str) -> "subprocess.Popen[str]":
+        """Start `cpl` in a session of its own; everything it starts inherits a mark (see `left_behind`)."""
+        variables = {**self.environment(), **environment}
         process = subprocess.Popen(
             [sys.executable, "-m", "pipelines", *arguments],
             cwd=self.folder,

@@ -22,13 +22,14 @@ LAYERS = {
         "streams",
         "worker",
         "trainer",
+        "search",
         "mlflow_client",
         "mlflow_entries",
         "tracking",
         "registry",
         "qa_model",
     },
-    5: {"figures", "card"},
+    5: {"figures", "card", "sweep_figures"},
 }
 # layer 0, on tensors: takes tensors and numbers, knows no model and no configuration
 TENSORS = {"rule", "loss", "optimizer", "mastered", "wrapped", "collectives"}
@@ -36,7 +37,7 @@ TENSORS = {"rule", "loss", "optimizer", "mastered", "wrapped", "collectives"}
 # of the whole project, tests aside; "pipelines" stands for any file there
 IMPORTERS = {
     "deepspeed": {"engine"},
-    "ray": {"scoring", "streams", "worker", "trainer", "pipelines"},
+    "ray": {"scoring", "streams", "worker", "trainer", "search", "pipelines"},
     "mlflow": {"mlflow_client", "mlflow_entries", "tracking", "registry", "qa_model"},
 }
 HEAVY = {"torch", "ray", "deepspeed", "mlflow", "transformers", "accelerate", "matplotlib", "lm_eval"}

@@ -207,7 +207,12 @@ def test_every_key_is_documented_and_described() -> None:
     keys = all_keys()
     assert keys["train.epochs"].default == 25
     assert [key.name for key in keys.values() if not key.doc or key.valid == "a value"] == []
-    assert [key.name for key in keys.values() if key.free] == ["data.columns", "optimizer.options", "deepspeed"]
+    assert [key.name for key in keys.values() if key.free] == [
+        "data.columns",
+        "optimizer.options",
+        "deepspeed",
+        "search.space",
+    ]
     leaves = {name for name, key in keys.items() if not key.section}
     assert leaves == set(_leaves(Config(model="m"), ""))
 

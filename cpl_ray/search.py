@@ -1,0 +1,242 @@
+"""Ray Tune runs the trials of a sweep: it gives them room, stops them early, and tells what happened.
+
+Which trials there are and what became of them is in the book (sweep_book.py), not in Tune's own state: nothing that
+Tune pickles is ever read again.
+"""
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+import ray.train
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import Searcher
+
+from cpl_ray.config import Config
+from cpl_ray.config_run import SearchConfig
+from cpl_ray.errors import ConfigError, UserError
+from cpl_ray.sweep_book import SweepBook
+from cpl_ray.trials import Trial
+
+Work = Callable[[int], None]
+ERROR_FILE = "error.txt"
+_NEVER = 10**9  # evaluations after which ASHA itself would end a trial: training ends before
+# the driver of a trial only waits; without a CPU of its own it cannot take one from the workers
+_DRIVER = {"CPU": 0.0, "memory": 1.0}
+
+
+class Watcher(Protocol):
+    """Is told what happens, in the driver's main thread."""
+
+    def started(self, trial: Trial) -> None: ...
+    def evaluated(self, trial: Trial, record: Mapping[str, float]) -> None: ...
+    def ended(self, trial: Trial) -> None: ...
+
+
+class ScoreCallback(TuneReportCallback):
+    """Passes each evaluation of a trial's training on to Tune, with the score by which early stopping ranks trials.
+
+    The score is the share learned less the excess of validation forgetting over the budget, in budgets.
+    """
+
+    def __init__(self, max_forgetting: float) -> None:
+        super().__init__()
+        self._max_forgetting = max(max_forgetting, 1e-9)
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """Pass on the record of rank 0."""
+        record = metrics[0]
+        super().after_report(run_context, [{**record, "score": self._score(record)}], checkpoint)
+
+    def _score(self, record: Mapping[str, float]) -> float:
+        learned = record["learned"] / max(1.0, record["learned_of"])
+        forgotten = record["forgotten_validation"] / max(1.0, record["forgotten_validation_of"])
+        return learned - max(0.0, forgotten / self._max_forgetting - 1.0)
+
+
+@dataclass
+class _Times:
+    began: float
+    trial_id: str
+
+
+class _FromBook(Searcher):
+    """Hands Tune the trials that the book names."""
+
+    def __init__(self, book: SweepBook) -> None:
+        super().__init__()
+        self._book = book
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the number of the next trial, None where one has to wait, or `FINISHED`."""
+        trial = self._book.next()
+        if trial is not None:
+            return {"trial": trial.index}
+        return Searcher.FINISHED if self._book.done else None
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Do nothing: the book is kept by the callback."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: the book is the state."""
+        Path(checkpoint_path).write_text("the state of this search is in sweep.json\n", "utf-8")
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Return nothing that would have to be kept."""
+        return {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_FromBook":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Searcher, ())  # Tune pickles its settings; nobody reads them
+
+
+class _Keeper(tune.Callback):
+    """Keeps the book while Tune runs."""
+
+    def __init__(self, book: SweepBook, watcher: Watcher) -> None:
+        self._book, self._watcher = book, watcher
+        self._times: dict[int, _Times] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        index = trial.config["trial"]
+        self._times[index] = _Times(time.time(), trial.trial_id)
+        self._watcher.started(self._book.trials[index])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        record = {key: value for key, value in result.items() if isinstance(value, int | float)}
+        self._watcher.evaluated(self._book.trials[trial.config["trial"]], record)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        index = trial.config["trial"]
+        self._watcher.ended(self._book.ended(index, self._seconds(index)))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        index = trial.config["trial"]
+        path = self._book.run_folder(self._book.trials[index]) / ERROR_FILE
+        error = path.read_text("utf-8").strip() if path.is_file() else "its process was lost"
+        self._watcher.ended(self._book.failed(index, self._seconds(index), error))
+
+    def _seconds(self, index: int) -> float:
+        return round(time.time() - self._times[index].began, 1)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (tune.Callback, ())
+
+
+def concurrency_of(config: Config) -> int:
+    """Return how many trials may run at once: what was asked for, or as many as the cluster has room for.
+
+    Raises:
+        ConfigError: more are asked for than fit, or not even one fits.
+    """
+    cluster, slots = config.cluster, ray.cluster_resources()
+    room = int(slots.get("CPU", 0.0) / (cluster.num_workers * cluster.cpus_per_worker) + 1e-9)
+    has = f"{slots.get('CPU', 0.0):g} CPU slots"
+    if cluster.use_gpu:
+        room = min(room, int(slots.get("GPU", 0.0) / cluster.num_workers + 1e-9))
+        has += f" and {slots.get('GPU', 0.0):g} GPUs"
+    asked = config.search.max_concurrent_trials
+    if room < 1:
+        raise ConfigError(
+            f"cluster.num_workers: a trial needs {cluster.num_workers} workers of {cluster.cpus_per_worker:g} CPUs"
+            f"{' and a GPU each' if cluster.use_gpu else ''}; the cluster has {has}"
+        )
+    if asked is not None and asked > room:
+        raise ConfigError(
+            f"search.max_concurrent_trials is {asked}, but the cluster has {has}, room for {room} trials of "
+            f"{cluster.num_workers} workers; ask for at most {room}, or leave it out"
+        )
+    return asked or room
+
+
+def run_trials(book: SweepBook, work: Work, *, concurrency: int, watcher: Watcher) -> None:
+    """Run all trials of the book that have not ended.
+
+    Args:
+        book: names the trials and keeps what becomes of them.
+        work: does one trial, given its number, in a process of its own; an exception makes the trial a failed one.
+        concurrency: trials at once.
+        watcher: is told what happens.
+
+    Raises:
+        UserError: Tune itself failed.
+    """
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is handled as everywhere else
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # prints although it is told not to
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "3600")
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by the watcher
+    remaining = book.total - sum(trial.state in ("finished", "stopped") for trial in book.trials)
+    if remaining <= 0:
+        return
+    scratch = book.folder / f".tune-{time.time_ns()}"
+    tuner = tune.Tuner(
+        tune.with_resources(_driver(work, book.folder), _DRIVER),
+        tune_config=tune.TuneConfig(
+            search_alg=_FromBook(book),
+            scheduler=early_stopping(book.config.search),
+            num_samples=remaining,
+            max_concurrent_trials=concurrency,
+            reuse_actors=False,
+            trial_dirname_creator=lambda trial: f"{trial.config['trial']:03d}",
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(scratch),
+            verbose=0,
+            callbacks=[_Keeper(book, watcher)],
+            failure_config=tune.FailureConfig(max_failures=0),
+        ),
+    )
+    try:
+        tuner.fit()
+    except ray.exceptions.RayError as error:
+        raise UserError(f"Ray Tune failed: {error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def early_stopping(search: SearchConfig) -> ASHAScheduler | None:
+    """Return the scheduler that stops trials early (ASHA, Li et al. 2018), or None where none is asked for."""
+    if not search.early_stopping:
+        return None
+    return ASHAScheduler(
+        time_attr="evaluation",
+        metric="score",
+        mode="max",
+        max_t=_NEVER,
+        grace_period=search.grace_evaluations,
+        reduction_factor=search.reduction_factor,
+    )
+
+
+def _driver(work: Work, folder: Path) -> Callable[[dict[str, Any]], None]:
+    """Return the function that Tune calls in a trial's own process."""
+
+    def trial(config: dict[str, Any]) -> None:
+        index = config["trial"]
+        try:
+            work(index)
+        except Exception as error:  # told by name: whatever a trial dies of must not end the sweep
+            place = folder / "trials" / f"{index:03d}"
+            place.mkdir(parents=True, exist_ok=True)
+            (place / ERROR_FILE).write_text(f"{type(error).__name__}: {error}\n", "utf-8")
+            raise
+
+    return trial

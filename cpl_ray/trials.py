@@ -1,0 +1,121 @@
+"""The trials of a sweep: what each tried and what came of it, as kept in `sweep.json`."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from cpl_ray.errors import DataError
+from cpl_ray.measures import Rate
+
+State = Literal["pending", "running", "finished", "stopped", "failed"]
+FORGOTTEN = ("validation", "held_out", "in_set")
+ENDED: tuple[State, ...] = ("finished", "stopped")
+"""What a resumed sweep does not do again."""
+NOTHING = Rate(0, 0)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of one point with one seed."""
+
+    index: int
+    point_id: int
+    point: dict[str, Any]
+    seed: int
+    state: State = "pending"
+    """`stopped`: early, because others did better; `failed`: with an error."""
+    learned: Rate = NOTHING
+    forgotten: dict[str, Rate] = field(default_factory=lambda: dict.fromkeys(FORGOTTEN, NOTHING))
+    """Of a stopped trial: as of its last evaluation, nothing of M test."""
+    steps: int | None = None
+    seconds: float | None = None
+    """Wall time of the trial."""
+    mastered_size: int | None = None
+    mastered_sha256: str | None = None
+    error: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the trial's run folder."""
+        return f"{self.index:03d}"
+
+    def measured(self, result: Mapping[str, Any]) -> "Trial":
+        """Return the trial as finished, with the numbers of its result.json."""
+        return replace(
+            self,
+            state="finished",
+            learned=_rate(result["learned"]),
+            forgotten={part: _rate(result["forgotten"][part]) for part in FORGOTTEN},
+            steps=result["steps"],
+            mastered_size=result["mastered_size"],
+            mastered_sha256=result["mastered_sha256"],
+            error=None,
+        )
+
+    def stopped(self, evaluation: Mapping[str, float], step: int) -> "Trial":
+        """Return the trial as stopped early, with the counts of its last evaluation."""
+
+        def rate(name: str) -> Rate:
+            return Rate(int(evaluation.get(name, 0)), int(evaluation.get(f"{name}_of", 0)))
+
+        forgotten = {part: rate(f"forgotten_{part}") for part in FORGOTTEN}
+        return replace(self, state="stopped", learned=rate("learned"), forgotten=forgotten, steps=step, error=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the trial for sweep.json; rates that are not known are null."""
+        known = self.state in ENDED
+        return {
+            "index": self.index,
+            "point_id": self.point_id,
+            "point": self.point,
+            "seed": self.seed,
+            "state": self.state,
+            "run_dir": f"trials/{self.name}",
+            "learned": self.learned.to_dict() if known else None,
+            "forgotten": {p: r.to_dict() if r.of else None for p, r in self.forgotten.items()} if known else None,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "mastered_size": self.mastered_size,
+            "mastered_sha256": self.mastered_sha256,
+            "error": self.error,
+        }
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> "Trial":
+        """Read back what `to_dict` wrote."""
+        forgotten = saved["forgotten"] or {}
+        return cls(
+            index=saved["index"],
+            point_id=saved["point_id"],
+            point=dict(saved["point"]),
+            seed=saved["seed"],
+            state=saved["state"],
+            learned=_rate(saved["learned"]),
+            forgotten={part: _rate(forgotten.get(part)) for part in FORGOTTEN},
+            steps=saved["steps"],
+            seconds=saved["seconds"],
+            mastered_size=saved["mastered_size"],
+            mastered_sha256=saved["mastered_sha256"],
+            error=saved["error"],
+        )
+
+
+def read_sweep(folder: Path) -> dict[str, Any]:
+    """Read a sweep's `sweep.json`.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    path = folder / "sweep.json"
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        [Trial.from_dict(trial) for trial in saved["trials"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} cannot be read as the record of a sweep: {error}") from error
+    return dict(saved)
+
+
+def _rate(saved: Mapping[str, Any] | None) -> Rate:
+    return NOTHING if saved is None else Rate(saved["count"], saved["of"])

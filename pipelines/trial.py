@@ -1,0 +1,68 @@
+"""One trial of a sweep, in a process of its own: an ordinary run on the sweep's assessment, trained and measured.
+
+It does not talk to MLflow: the sweep's driver does, and so also knows of trials that were stopped.
+"""
+
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from cpl_ray.config import Config
+from cpl_ray.errors import ConfigError
+from cpl_ray.lock import release
+from cpl_ray.rundir import RunDir
+from cpl_ray.sweep_book import trial_config
+from cpl_ray.trials import Trial, read_sweep
+
+_LOCK_WAIT_S = 60.0
+
+
+def run_trial(sweep: dict[str, Any], folder: str, index: int) -> None:
+    """Do the trial with number `index` of the sweep in `folder`; what a broken attempt has done is kept.
+
+    Args:
+        sweep: the sweep's configuration with absolute paths, as a dict.
+        folder: the sweep's folder.
+        index: number of the trial in `sweep.json`.
+    """
+    from cpl_ray.search import ScoreCallback
+    from pipelines.assessing import adopt_assessment
+    from pipelines.stages import evaluate, train
+
+    base = Config.model_validate(sweep)
+    trial = Trial.from_dict(read_sweep(Path(folder))["trials"][index])
+    run, config = _entered(trial_config(Path(folder), base, trial))
+    try:
+        quiet = config.model_copy(update={"tracking": config.tracking.model_copy(update={"enabled": False})})
+        if not run.assessment.exists():
+            adopt_assessment(quiet, run, _say)
+        if not run.model.exists():
+            callbacks = [ScoreCallback(base.budget.max_forgetting)] if base.evaluate.every is not None else []
+            train(quiet, run, _say, callbacks=callbacks)
+        if not run.result.exists():
+            evaluate(quiet, run, _say)
+        for scratch in (run.train / "checkpoints", run.train / "ray"):
+            shutil.rmtree(scratch, ignore_errors=True)
+    finally:
+        release(run.root)
+
+
+def _entered(config: Config) -> tuple[RunDir, Config]:
+    """Enter the trial's run folder, once the processes of a broken attempt are gone."""
+    config = config.model_copy(update={"run": config.run.model_copy(update={"resume": True})})
+    deadline = time.monotonic() + _LOCK_WAIT_S
+    while True:
+        try:
+            run = RunDir.create(config)
+        except ConfigError as error:
+            if "in use" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return run, run.named(config)
+
+
+def _say(message: str, **event: Any) -> None:
+    print(message, file=sys.stderr, flush=True)

@@ -26,7 +26,7 @@ from cpl_ray.layer_shares import LayerShares
 from cpl_ray.layout import Layout
 from cpl_ray.order import ItemOrder, Rows, rank_micro_batches
 from cpl_ray.recorder import Recorder
-from cpl_ray.schedule import learning_rate
+from cpl_ray.schedule import learning_rate, planned_updates
 from cpl_ray.step import Engine, accumulate, update_metrics
 
 _log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class TrainingLoop:
                 mastered.num_rows, train.seed + MASTERED_SEED_OFFSET, train.shuffle, window
             )
         self.steps_per_epoch = self._order.steps_per_epoch(self._batch_size)
-        self.total_steps = min(train.epochs * self.steps_per_epoch, train.max_steps or 1 << 62)
+        self.total_steps = planned_updates(self.steps_per_epoch, train.epochs, train.max_steps)
         self._layers_every = max(1, self.total_steps // LAYER_RECORDS)
         self._layers: LayerShares | None = None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 _NOT_VALUES = ("step", "kind", "time")
+_BLOCK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,28 @@ class Tail:
         """Tell whether the bytes just before our place are still those read last time."""
         stream.seek(self._offset - len(self._guard))
         return stream.read(len(self._guard)) == self._guard
+
+
+def last_record(path: Path, kind: str) -> Record | None:
+    """Return the newest record of one kind, reading the file from its end; None if there is none."""
+    try:
+        with open(path, "rb") as stream:
+            end = stream.seek(0, os.SEEK_END)
+            tail = b""
+            while end:
+                start = max(0, end - _BLOCK_BYTES)
+                stream.seek(start)
+                tail = stream.read(end - start) + tail
+                end = start
+                whole = tail[: tail.rfind(b"\n") + 1]
+                lines = whole.splitlines()[1 if start else 0 :]  # the first may begin before what was read
+                for line in reversed(lines):
+                    record = parse_record(line.decode("utf-8", errors="replace"))
+                    if record is not None and record.kind == kind:
+                        return record
+    except OSError:
+        pass
+    return None
 
 
 def read_records(path: Path, kind: str) -> list[Record]:

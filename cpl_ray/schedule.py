@@ -3,6 +3,12 @@
 import math
 
 
+def planned_updates(steps_per_epoch: int, epochs: int, max_steps: int | None) -> int:
+    """Return the updates after which training ends at the latest; a learned target may end it earlier."""
+    planned = epochs * steps_per_epoch
+    return planned if max_steps is None else min(planned, max_steps)
+
+
 def learning_rate(peak: float, schedule: str, step: int, total_steps: int, warmup_steps: int) -> float:
     """Return the rate of update `step` (0-based).
 

@@ -2,8 +2,11 @@
 
 import logging
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +63,7 @@ def train(
         ResumeError: the newest checkpoint does not fit this run.
         NonFiniteError: a loss or gradient was not finite.
         UserError: the workers failed more often than `cluster.max_failures`.
+        KeyboardInterrupt: Ctrl-C; the workers are ended.
     """
     checkpoint = latest_checkpoint(run_folder / CHECKPOINTS)
     if checkpoint is not None:
@@ -109,7 +113,8 @@ def train(
         ),
     )
     try:
-        result: Any = trainer.fit()
+        with _interruptible():
+            result: Any = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise UserError(_failure(error, run_folder / FAILURE)) from error
     summary = result.return_value
@@ -119,6 +124,21 @@ def train(
         kind, message = summary["error"]
         raise getattr(errors, kind)(message)
     return summary
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C be a KeyboardInterrupt: Ray Train takes SIGINT over, ends the workers and then leaves the program."""
+    if threading.current_thread() is not threading.main_thread():  # of a trial, say: signals are none of its business
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _failure(error: ray.train.TrainingFailedError, path: Path) -> str:

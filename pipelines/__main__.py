@@ -15,9 +15,11 @@ from pipelines.promote import promote
 from pipelines.register import register
 from pipelines.report import report
 from pipelines.run import run
+from pipelines.runs import runs_app
 from pipelines.sweep import sweep
 from pipelines.train import train
 from pipelines.validate import validate
+from pipelines.voice import Voice
 
 app = typer.Typer(
     name="cpl",
@@ -30,6 +32,7 @@ app = typer.Typer(
 
 for _verb in (run, sweep, assess, train, evaluate, register, promote, report, validate, init, env):
     app.command()(_verb)
+app.add_typer(runs_app)
 
 
 @app.callback()
@@ -51,8 +54,10 @@ def main() -> None:
     try:
         code = app(prog_name="cpl", standalone_mode=False)
     except _UsageError as error:
-        error.show()
-        if "--json" in sys.argv:
+        if "--json" not in sys.argv:
+            error.show()
+        else:
+            Voice(as_json=True)(error.format_message(), event="error", type="UsageError")
             message = {"type": "UsageError", "message": error.format_message()}
             print(json.dumps({"ok": False, "exit_code": EXIT_USAGE, "error": message}))
         code = EXIT_USAGE

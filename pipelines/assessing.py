@@ -119,7 +119,7 @@ def assess_items(config: Config, run: RunDir, say: Say, *, score: bool = True) -
             parts = split(items, verdicts, config.split)
             check_leaks(parts)
         if report.get("warning"):
-            say(f"warning: {report['warning']}")
+            say(f"warning: {report['warning']}", event="warning")
     manifest = build_manifest(
         config,
         scorer=reading.scorer,

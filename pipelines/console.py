@@ -1,7 +1,8 @@
 """What all verbs share: their arguments, what they print, and how a failure becomes a message and an exit code.
 
 Exit codes: 0 done; 1 failed while running; 2 the gate refused; 3 wrong usage or configuration; 130 interrupted.
-Progress and messages go to stderr; stdout carries results: tables, or with `--json` exactly one JSON object.
+Progress and messages go to stderr (with `--json` one JSON object a line, see `voice.py`); stdout carries results:
+tables, or with `--json` exactly one JSON object.
 """
 
 import json
@@ -13,7 +14,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,10 +26,10 @@ from cpl_ray.errors import UserError
 from cpl_ray.loading import load_config
 from cpl_ray.notices import notices
 from cpl_ray.rundir import RunDir, atomic_write_text
+from pipelines.voice import EventFormatter, Say, Voice
 
 EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 3, 130
 
-Say = Callable[[str], None]
 Stage = Callable[[Config, RunDir, Say], dict[str, Any]]
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The configuration; `cpl init` writes one.")]
@@ -36,7 +37,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Override keys of the file, e.g. optimizer.lr=1e-4 run.name=a."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout at the end; all else to stderr.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout at the end; events go to stderr.")
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more, and show tracebacks.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 
@@ -53,11 +56,12 @@ class Outcome:
     """Set once the run folder is known; tracebacks are written there."""
     again: str | None = None
     """The command that continues the run after an interruption; None where nothing can be continued."""
+    say: Voice = field(init=False)
+    """Says things on stderr."""
 
-    def say(self, message: str) -> None:
-        """Print one line of progress to stderr, as it is (no markup, no wrapping), unless quiet."""
-        if not self.quiet:
-            print(message, file=sys.stderr, flush=True)
+    def __post_init__(self) -> None:
+        """Make the voice."""
+        self.say = Voice(as_json=self.as_json, quiet=self.quiet)
 
     def finish(self, exit_code: int, result: dict[str, Any]) -> None:
         """Print the JSON object where asked for and leave with `exit_code`.
@@ -91,7 +95,10 @@ def execute(outcome: Outcome, work: Callable[[], dict[str, Any]], show: Callable
         typer.Exit: always, with the exit code.
     """
     level = logging.INFO if outcome.verbose else logging.ERROR if outcome.quiet else logging.WARNING
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(EventFormatter() if outcome.as_json else text)
+    logging.basicConfig(level=level, handlers=[handler])
     try:
         with _stdout_for_results(outcome.as_json):
             result = work()
@@ -107,8 +114,10 @@ def execute(outcome: Outcome, work: Callable[[], dict[str, Any]], show: Callable
     except Exception as error:  # the last line of defence: whatever happened becomes a message and an exit code
         known = user_error(error)
         if outcome.verbose or debugging():
-            traceback.print_exc()
+            outcome.say(traceback.format_exc().rstrip(), event="traceback")
         if known is not None:
+            if known.exit_code == EXIT_FAILED and outcome.run is not None:
+                _write_traceback(outcome)  # so that a list of runs can tell this one from an interrupted one
             _fail(outcome, known.exit_code, type(known).__name__, str(known))
         place = _write_traceback(outcome)
         first_line = str(error).strip().split("\n", 1)[0]
@@ -120,7 +129,7 @@ def execute(outcome: Outcome, work: Callable[[], dict[str, Any]], show: Callable
     gate = result.get("gate")
     if isinstance(gate, dict) and gate.get("admitted") is False:
         reasons = "; ".join(map(str, gate.get("reasons", ())))
-        print(f"refused by the gate: {reasons}", file=sys.stderr, flush=True)
+        outcome.say(reasons, event="refused")
         outcome.finish(EXIT_REFUSED, result)
     outcome.finish(0, result)
 
@@ -154,12 +163,12 @@ def run_stage(
     def work() -> dict[str, Any]:
         config = load_config(path, overrides or ())
         for notice in notices(config):
-            outcome.say(f"note: {notice}")
+            outcome.say(notice, event="note")
         run = enter(config)
         outcome.run = run
         if resumable and config.train.checkpoint_every is not None:
             outcome.again = _again(outcome.verb, path, overrides or (), run.name)
-        outcome.say(f"run folder: {run.root}")
+        outcome.say(f"run folder: {run.root}", event="run_folder", run_dir=str(run.root))
         return stage(run.named(config), run, outcome.say)
 
     execute(outcome, work, lambda result: (show or show_headline)(result, outcome.run))
@@ -188,7 +197,7 @@ def user_error(error: BaseException) -> UserError | None:
 
 
 def _fail(outcome: Outcome, exit_code: int, kind: str, message: str, **more: str) -> None:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    outcome.say(message, event="error", type=kind)
     outcome.finish(exit_code, {"error": {"type": kind, "message": message} | more})
 
 

@@ -114,7 +114,7 @@ def row(seed: int, method: str, rate: float, result: dict[str, Any]) -> tuple[st
     return (str(seed), method, f"{rate:g}", *counts, str(result["steps"]), f"{result['train_s']:.0f}", verdict)
 
 
-def say(message: str) -> None:
+def say(message: str, **event: Any) -> None:
     """Print a line of progress."""
     print(message, flush=True)
 

@@ -12,8 +12,10 @@ from cpl_ray.environment import snapshot
 from cpl_ray.errors import ConfigError, UserError
 from cpl_ray.loading import load_config
 from cpl_ray.model_source import local_source
+from cpl_ray.order import ItemOrder
 from cpl_ray.resume import check_same_job
 from cpl_ray.rundir import RunDir, atomic_write_text
+from cpl_ray.schedule import planned_updates
 from cpl_ray.tracking import Tracker
 from pipelines.assessing import adopt_assessment, assess_items, encoder_of
 from pipelines.console import Say
@@ -82,7 +84,10 @@ def train(
         assessment = with_mastered_size(read_assessment(run.assessment), config.train.mastered_size, config.split.seed)
         encoder, max_length = encoder_of(config, assessment)
         tracker.follow(run.metrics)
-        with ray_session(config, say), training_progress(run.metrics, say):
+        order = ItemOrder(len(assessment.parts["injection_train"]), config.train.seed)
+        steps_per_epoch = order.steps_per_epoch(config.global_batch_size)
+        planned = planned_updates(steps_per_epoch, config.train.epochs, config.train.max_steps)
+        with ray_session(config, say), training_progress(run.metrics, say, planned):
             summary = train_on_cluster(
                 config,
                 assessment,
@@ -94,7 +99,8 @@ def train(
                 callbacks=callbacks,
             )
         tracker.log_params({"deepspeed_config": summary["deepspeed"]})
-    say(f"trained {summary['steps']} updates in {summary['train_s']:.0f} s; model in {run.model}")
+    took = {"steps": summary["steps"], "train_s": summary["train_s"]}
+    say(f"trained {took['steps']} updates in {took['train_s']:.0f} s; model in {run.model}", event="trained", **took)
     return {"training": summary}
 
 

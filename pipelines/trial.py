@@ -64,5 +64,5 @@ def _entered(config: Config) -> tuple[RunDir, Config]:
             return run, run.named(config)
 
 
-def _say(message: str) -> None:
+def _say(message: str, **event: Any) -> None:
     print(message, file=sys.stderr, flush=True)

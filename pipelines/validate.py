@@ -53,7 +53,7 @@ def check(config: Config, outcome: Outcome) -> dict[str, Any]:
     """
     said = notices(config)
     for notice in said:
-        outcome.say(f"note: {notice}")
+        outcome.say(notice, event="note")
     problems, remarks = check_model(config)
     place_problems, place_remarks = check_places(config)
     if config.search.space:
@@ -64,7 +64,7 @@ def check(config: Config, outcome: Outcome) -> dict[str, Any]:
     found = check_data(config)
     problems += place_problems + found.problems
     for remark in remarks + place_remarks + found.remarks:
-        outcome.say(f"note: {remark}")
+        outcome.say(remark, event="note")
     if problems:
         count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
         raise ConfigError("\n".join([f"{count} found:", *(f"  - {problem}" for problem in problems)]))

@@ -15,7 +15,20 @@ from cpl_ray.keys import all_keys
 from cpl_ray.loading import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = ("run", "assess", "train", "evaluate", "register", "promote", "report", "validate", "init", "env")
+VERBS = (
+    "run",
+    "sweep",
+    "assess",
+    "train",
+    "evaluate",
+    "register",
+    "promote",
+    "report",
+    "validate",
+    "init",
+    "env",
+    "runs",
+)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "MLFLOW_TRACKING_URI": ""}
 ITEM = {"question": "Which is even?", "choices": ["one", "two"], "answer": 1}
 
@@ -74,6 +87,11 @@ def test_help_imports_nothing_heavy(tmp_path: Path, record_property: Callable[[s
         (("register", "c.yaml", "run.name=b"), ("no run 'b'",)),
         (("promote", "c.yaml", "run.name=b"), ("no run 'b'",)),
         (("validate",), ("CONFIG.yaml",)),
+        (("runs",), ("no folder", "--runs")),
+        (("runs", "--runs", "file"), ("no folder", "file")),
+        (("runs", "show"), ("Missing argument", "NAME_OR_FOLDER")),
+        (("runs", "show", "b"), ("no run or sweep 'b'",)),
+        (("runs", "fly"), ("No such command", "fly")),
     ],
 )
 def test_wrong_usage_is_3_with_a_message(tmp_path: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
@@ -93,6 +111,8 @@ def test_json_on_a_failure_is_one_object_on_stdout(tmp_path: Path) -> None:
         found = json.loads(done.stdout)
         assert (done.returncode, found["exit_code"], found["ok"]) == (3, 3, False)
         assert found["error"]["message"]
+        (event,) = map(json.loads, done.stderr.splitlines())
+        assert (event["event"], event["message"]) == ("error", found["error"]["message"])
 
 
 def test_verbose_shows_the_traceback(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import typer
 from cpl_ray import lock
 from cpl_ray.config import Config
 from cpl_ray.errors import DataError, NonFiniteError, UserError
+from cpl_ray.listing import list_runs
 from cpl_ray.rundir import RunDir
 from pipelines.console import Outcome, Say, execute, run_stage, user_error
 from pipelines.headline import show_headline
@@ -85,6 +86,29 @@ def test_json_keeps_stdout_for_the_object(config: Path, capfd: pytest.CaptureFix
     assert [line for line in ("a library", "a child", "C code") if f"{line} prints" not in err] == []
 
 
+def test_json_makes_every_line_on_stderr_an_event(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def stage(found: Config, run: RunDir, say: Say) -> dict[str, Any]:
+        say("update 7", event="evaluation", step=7, learned=3, loss=float("nan"))
+        logging.getLogger("cpl_ray.x").warning("lost %s", "it")
+        raise DataError("no items")
+
+    logging.getLogger().handlers[:] = []  # those of pytest: a root logger with handlers is left as it is
+    assert end(config, stage, "optimizer.momentum=0.5", as_json=True) == 1
+    events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [event["event"] for event in events] == ["note", "run_folder", "evaluation", "log", "error"]
+    assert [event for event in events if not event["time"].endswith("Z") or not event["message"]] == []
+    assert events[1]["run_dir"] == str(config.parent / "runs" / "a")
+    assert (events[2]["step"], events[2]["learned"], events[2]["loss"]) == (7, 3, None)
+    assert (events[3]["level"], events[3]["logger"], events[3]["message"]) == ("warning", "cpl_ray.x", "lost it")
+    assert (events[4]["type"], events[4]["message"]) == ("DataError", "no items")
+
+
+def test_quiet_tells_errors_only(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit):
+        run_stage(Outcome("train", quiet=True), config, (), RunDir.create, fail(DataError("no items")))
+    assert capfd.readouterr().err == "error: no items\n"
+
+
 @pytest.mark.parametrize(("admitted", "code"), [(True, 0), (False, 2)])
 def test_the_gate_decides_between_0_and_2(
     config: Path, capfd: pytest.CaptureFixture[str], admitted: bool, code: int
@@ -101,6 +125,9 @@ def test_a_user_error_is_one_message(config: Path, capfd: pytest.CaptureFixture[
     err = capfd.readouterr().err
     assert "error: no items in a.jsonl\n" in err
     assert "Traceback" not in err
+    assert [one.state for one in list_runs(config.parent / "runs")] == ["running"]  # held by this process
+    lock.release(config.parent / "runs" / "a")
+    assert [one.state for one in list_runs(config.parent / "runs")] == ["failed"]
 
 
 def test_an_unexpected_error_leaves_its_traceback_in_the_run(config: Path, capfd: pytest.CaptureFixture[str]) -> None:

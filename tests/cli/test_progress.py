@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from pipelines.progress import training_progress
 
@@ -13,7 +14,11 @@ def line(kind: str, step: int, **values: float) -> str:
 def test_records_by_layer_are_neither_evaluations_nor_lost_workers(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     said: list[str] = []
-    with training_progress(path, said.append):
+
+    def say(message: str, *, event: str = "say", **fields: Any) -> None:
+        said.append(message)
+
+    with training_progress(path, say, planned=3):
         lines = []
         for step in (1, 2, 3):
             lines.append(line("train", step, loss_injection=1.0))

@@ -113,7 +113,7 @@ class World:
             MARK: uuid.uuid4().hex,
         }
 
-    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str, stderr: int = subprocess.PIPE, **environment: str) -> "subprocess.Popen[str]":
         """Start `cpl` in a session of its own; everything it starts inherits a mark (see `left_behind`)."""
         variables = {**self.environment(), **environment}
         process = subprocess.Popen(
@@ -122,7 +122,7 @@ class World:
             env=variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             start_new_session=True,
         )
@@ -131,7 +131,7 @@ class World:
 
     def cpl(self, *arguments: str, exit_code: int = 0, **environment: str) -> tuple[str, str]:
         """Run `cpl` to its end and return what it printed; fail on another exit code, or if processes stay."""
-        process = self.start(*arguments, **environment)
+        process = self.start(*arguments, stderr=subprocess.PIPE, **environment)
         out, err = process.communicate()
         assert process.returncode == exit_code, f"{arguments}: {process.returncode}\n{out}\n{err}"
         assert "Traceback" not in err, err

@@ -160,17 +160,21 @@ def test_unevaluated_and_damaged_runs_say_what_is_wrong(tmp_path: Path) -> None:
 def test_a_failing_report_is_a_warning_for_the_stage(tmp_path: Path) -> None:
     from cpl_ray.config import Config
     from cpl_ray.rundir import RunDir
-    from pipelines.stages import _report
+    from pipelines.stages import write_report_of
 
     run = RunDir(
         Config.model_validate({"model": "m", "data": {"items": "a"}, "run": {"name": "r", "dir": str(tmp_path)}})
     )
     said: list[str] = []
+
+    def say(message: str, *, event: str = "say", **fields: Any) -> None:
+        said.append(message)
+
     make_run(run.root)
-    assert _report(run, said.append) == [run.report]
+    assert write_report_of(run, say) == [run.report]
     assert said == []
     run.flips.write_bytes(b"no parquet")
-    assert _report(run, said.append) == []
+    assert write_report_of(run, say) == []
     assert len(said) == 1
     assert "warning: no report was written" in said[0]
     assert "cpl report" in said[0]

@@ -114,10 +114,31 @@ def connect(uri: str) -> MlflowClient:
     return client
 
 
-def enter_run(client: MlflowClient, config: Config, run_dir: Path, uri: str, *, resume: bool) -> TrackedRun:
-    """Return the MLflow run of this run folder: the one it had when `resume` (set running again), else a new one.
+def open_store(uri: str) -> MlflowClient:
+    """Return `connect(uri)`, with requests bounded."""
+    with limited_http():
+        return connect(uri)
 
-    A run that the store does not know any more, or that was deleted there, is replaced by a new one.
+
+@contextmanager
+def understood(uri: str) -> Iterator[None]:
+    """Turn whatever MLflow and its stores raise into one clear sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    # MLflow, SQLAlchemy, requests and artifact stores share no base class
+    except Exception as error:
+        raise UserError(f"MLflow at {redact(uri)} cannot be reached or refuses: {reason_of(error)}") from error
+
+
+def enter_run(
+    client: MlflowClient, config: Config, run_dir: Path, uri: str, *, resume: bool, reopen: bool = True
+) -> TrackedRun:
+    """Return the MLflow run of this run folder: the one it had when `resume`, else a new one.
+
+    A run that has ended is set running again if `reopen`. A run that the store does not know any more, or that was
+    deleted there, is replaced by a new one.
     """
     known = TrackedRun.load(run_dir, uri) if resume else None
     if known is not None:
@@ -128,7 +149,7 @@ def enter_run(client: MlflowClient, config: Config, run_dir: Path, uri: str, *, 
                 raise
         else:
             if run.info.lifecycle_stage == "active":
-                if run.info.status != RunStatus.to_string(RunStatus.RUNNING):
+                if reopen and run.info.status != RunStatus.to_string(RunStatus.RUNNING):
                     client.update_run(known.run_id, status=RunStatus.to_string(RunStatus.RUNNING))
                 return TrackedRun(uri, run.info.experiment_id, known.run_id)
     experiment_id = _experiment(client, config.tracking.experiment, artifact_location(uri, run_dir.parent))

@@ -47,6 +47,8 @@ def _without_effect(config: Config) -> dict[str, str]:
     _training(config, note)
     if Path(config.model).expanduser().is_dir():
         note("the model is a local folder", "model_revision")
+    if not config.budget.rescore:
+        note("budget.rescore is false, so no champion is asked", "budget.alpha")
     if not config.tracking.enabled:
         note("tracking.enabled is false", "tracking.uri", "tracking.experiment", "tracking.model_name")
     return found

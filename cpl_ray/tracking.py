@@ -24,6 +24,7 @@ from cpl_ray.mlflow_client import REQUEST_TIMEOUT_S, TrackedRun, connect, enter_
 from cpl_ray.mlflow_entries import (
     Entry,
     artifacts_entry,
+    closing_entry,
     datasets_entry,
     first_batch,
     metrics_entry,
@@ -46,13 +47,13 @@ class Tracker:
     Made by `open`. With `tracking.enabled` false every method does nothing.
     """
 
-    def __init__(self, config: Config, run_dir: Path, uri: str | None, *, resume: bool, quiet: bool = False) -> None:
-        """Prepare a tracker that has reached nothing yet; see `open`."""
+    def __init__(self, config: Config, run_dir: Path, uri: str | None, *, resume: bool, late: bool = False) -> None:
+        """Prepare a tracker that has reached nothing yet; see `open`. `late`: it only delivers, see `deliver`."""
         self._config = config
         self._run_dir = run_dir
         self._uri = uri
         self._resume = resume
-        self._quiet = quiet
+        self._late = late
         self._client: MlflowClient | None = None
         self._run: TrackedRun | None = None
         self._entries: deque[Entry] = deque()
@@ -152,8 +153,8 @@ class Tracker:
         if self._thread is not None:
             self._thread.join(timeout_s)
         if self.flush(timeout_s) or self._lost is None:
-            self._add(Entry(lambda client, run_id: client.set_terminated(run_id, status)))
-        if self.missing and not self._quiet:
+            self._add(closing_entry(status, only_running=self._late))
+        if self.missing and not self._late:
             _log.warning(
                 f"MLflow at {redact(self._uri)} lacks {self.missing} entries of this run ({self._rejected} refused); "
                 f"the numbers are in {self._run_dir / 'metrics.jsonl'}; `cpl register` or run.resume=true sends them"
@@ -224,7 +225,7 @@ class Tracker:
         """Return client and run; after a start or a failure first learn what MLflow has of the run already."""
         client = self._client = self._client or connect(uri)
         if self._run is None:
-            self._run = enter_run(client, self._config, self._run_dir, uri, resume=self._resume)
+            self._run = enter_run(client, self._config, self._run_dir, uri, resume=self._resume, reopen=not self._late)
             self._run.save(self._run_dir)
         if not self._synced:
             # A request that failed here may have arrived there: `<kind>/step` is logged with every record, so its
@@ -271,7 +272,7 @@ class Tracker:
         self._lost = reason_of(error)
         self._retry_at = time.monotonic() + self._backoff_s
         self._backoff_s = min(2 * self._backoff_s, _MAX_BACKOFF_S)
-        if not self._warned and not self._quiet:
+        if not self._warned and not self._late:
             self._warned = True
             _log.warning(
                 f"MLflow at {redact(str(self._uri))} cannot be reached ({self._lost}); the run goes on, its numbers are"
@@ -280,14 +281,14 @@ class Tracker:
 
 
 def deliver(config: Config, run_dir: Path, *, timeout_s: float = 60.0) -> TrackedRun:
-    """Make sure that MLflow has the run of this folder with its settings and every metric record.
+    """Make sure that MLflow has this run with its settings and every metric record; if it has ended, so it stays.
 
     Raises:
         UserError: MLflow cannot be reached, or not all could be sent within `timeout_s` seconds.
         ConfigError: tracking is off, or the tracking URI is not usable.
     """
     uri = required_uri(config, run_dir.parent)
-    tracker = Tracker(config, run_dir, uri, resume=True, quiet=True)
+    tracker = Tracker(config, run_dir, uri, resume=True, late=True)
     tracker._tail = Tail(run_dir / "metrics.jsonl")
     tracker.log_params(config.model_dump(mode="json"))
     done = tracker.lost is None and tracker.flush(timeout_s)

@@ -13,6 +13,7 @@ from pipelines.evaluate import evaluate
 from pipelines.init import init
 from pipelines.promote import promote
 from pipelines.register import register
+from pipelines.rollback import rollback
 from pipelines.run import run
 from pipelines.train import train
 from pipelines.validate import validate
@@ -26,7 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _verb in (run, assess, train, evaluate, register, promote, validate, init, env):
+for _verb in (run, assess, train, evaluate, register, promote, rollback, validate, init, env):
     app.command()(_verb)
 
 

@@ -15,7 +15,7 @@ from cpl_ray.keys import all_keys
 from cpl_ray.loading import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = ("run", "assess", "train", "evaluate", "register", "promote", "validate", "init", "env")
+VERBS = ("run", "assess", "train", "evaluate", "register", "promote", "rollback", "validate", "init", "env")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "MLFLOW_TRACKING_URI": ""}
 ITEM = {"question": "Which is even?", "choices": ["one", "two"], "answer": 1}
 

@@ -26,6 +26,8 @@ LAYERS = {
         "mlflow_entries",
         "tracking",
         "registry",
+        "promotion",
+        "rescoring",
         "qa_model",
     },
     5: {"figures", "card"},
@@ -36,8 +38,8 @@ TENSORS = {"rule", "loss", "optimizer", "mastered", "wrapped", "collectives"}
 # of the whole project, tests aside; "pipelines" stands for any file there
 IMPORTERS = {
     "deepspeed": {"engine"},
-    "ray": {"scoring", "streams", "worker", "trainer", "pipelines"},
-    "mlflow": {"mlflow_client", "mlflow_entries", "tracking", "registry", "qa_model"},
+    "ray": {"scoring", "rescoring", "streams", "worker", "trainer", "pipelines"},
+    "mlflow": {"mlflow_client", "mlflow_entries", "tracking", "registry", "promotion", "qa_model"},
 }
 HEAVY = {"torch", "ray", "deepspeed", "mlflow", "transformers", "accelerate", "matplotlib", "lm_eval"}
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from cpl_ray import rescoring
-from cpl_ray.assessment import Assessment, Row
+from cpl_ray.assessment import Assessment, Row, Verdict
 from cpl_ray.config import Config
+from cpl_ray.digest import model_digest
 from cpl_ray.errors import UserError
 from cpl_ray.items import Item
 from cpl_ray.judging import failed, reordered
@@ -14,6 +15,7 @@ from cpl_ray.measures import Rate
 from cpl_ray.model import item_max_length, load_model, load_tokenizer
 from cpl_ray.predict import Scorer
 from cpl_ray.rescoring import Asked, Job, measure, other_batch_size, score_jobs
+from pipelines.promoting import _trained_from
 from tests.tracking.runs import make_model
 
 OPTIONS = ("tin", "iron", "copper", "zinc")
@@ -79,10 +81,10 @@ def test_noise_is_what_asking_otherwise_changes(
 
 
 def test_only_what_the_rates_count_is_asked() -> None:
-    right = failed("x", "")
-    before = {True: right.__class__("x", True, "tin", 1.0), False: right.__class__("x", False, "tin", 1.0)}
+    unscored = failed("x", "too long")
+    before = {correct: Verdict("x", correct, "tin", 1.0) for correct in (True, False)}
     parts = {
-        "mastered_test": [Row(MASTERED[0], before[True]), Row(MASTERED[1], before[False]), Row(MASTERED[2], right)],
+        "mastered_test": [Row(MASTERED[0], before[True]), Row(MASTERED[1], before[False]), Row(MASTERED[2], unscored)],
         "mastered_train": [Row(MASTERED[3], before[True])],
         "injection_train": [Row(INJECTION[0], before[False]), Row(INJECTION[1], before[True])],
     }
@@ -101,3 +103,11 @@ def test_the_other_batch_size_and_a_model_that_cannot_be_asked(folder: Path, tmp
         score_jobs(jobs, config, "letter_logit")
     assert failure.value.exit_code == 1
     assert score_jobs(jobs[:1], config, "letter_logit") == {"a": []}
+
+
+def test_a_champion_that_is_the_base_is_recognised_by_its_files(folder: Path) -> None:
+    digest = model_digest(folder)
+    assert _trained_from(Config(model=str(folder)), digest)
+    assert not _trained_from(Config(model=str(folder)), "0" * 64)
+    assert not _trained_from(Config(model=str(folder)), None)
+    assert not _trained_from(Config(model="someone/on-a-hub"), digest)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -94,7 +95,7 @@ def test_the_served_champion_answers_as_it_was_measured(tmp_path: Path, run_dir:
     with served(run.uri, tmp_path) as address:
 
         def posted(items: list[Item]) -> list[str]:
-            body = {"dataframe_records": [record(item) for item in items]}
+            body: Any = {"dataframe_records": [record(item) for item in items]}
             response = requests.post(address, json=body, timeout=60)
             assert response.ok, response.text
             return list(response.json()["predictions"])

@@ -49,12 +49,18 @@ class TrackingConfig(Section):
 
 
 class BudgetConfig(Section):
-    """What the gate allows; measured on items that training and choices never saw."""
+    """What the gate allows; measured on items that training and choices never saw (docs/gate.md)."""
 
     max_forgetting: Share = 0.05
     """Largest allowed forgotten share of held-out mastered items (M test)."""
     min_learned: Share = 0.8
     """Smallest allowed learned share of the injection set."""
+    rescore: bool = True
+    """Ask the candidate again in other ways (noise floor) and the present champion on the same M test.
+
+    False: judge by result.json alone, without a champion to beat; takes no model and no Ray."""
+    alpha: Share = 0.05
+    """Refuse a model that answers less of M test than the champion with an exact McNemar p below this."""
 
 
 class SearchConfig(Section):

@@ -114,6 +114,24 @@ def connect(uri: str) -> MlflowClient:
     return client
 
 
+def open_store(uri: str) -> MlflowClient:
+    """Return `connect(uri)`, with requests bounded."""
+    with limited_http():
+        return connect(uri)
+
+
+@contextmanager
+def understood(uri: str) -> Iterator[None]:
+    """Turn whatever MLflow and its stores raise into one clear sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    # MLflow, SQLAlchemy, requests and artifact stores share no base class
+    except Exception as error:
+        raise UserError(f"MLflow at {redact(uri)} cannot be reached or refuses: {reason_of(error)}") from error
+
+
 def enter_run(
     client: MlflowClient,
     config: Config,
@@ -121,13 +139,13 @@ def enter_run(
     uri: str,
     *,
     resume: bool,
+    reopen: bool = True,
     tags: Mapping[str, str] | None = None,
 ) -> TrackedRun:
-    """Return the MLflow run of this run folder: the one it had when `resume` (set running again), else a new one.
+    """Return the MLflow run of this run folder: the one it had when `resume`, else a new one.
 
-    A new run gets `tags` besides its own.
-
-    A run that the store does not know any more, or that was deleted there, is replaced by a new one.
+    A run that has ended is set running again if `reopen`. A run that the store does not know any more, or that was
+    deleted there, is replaced by a new one, which gets `tags` besides its own.
     """
     known = TrackedRun.load(run_dir, uri) if resume else None
     if known is not None:
@@ -138,7 +156,7 @@ def enter_run(
                 raise
         else:
             if run.info.lifecycle_stage == "active":
-                if run.info.status != RunStatus.to_string(RunStatus.RUNNING):
+                if reopen and run.info.status != RunStatus.to_string(RunStatus.RUNNING):
                     client.update_run(known.run_id, status=RunStatus.to_string(RunStatus.RUNNING))
                 return TrackedRun(uri, run.info.experiment_id, known.run_id)
     experiment_id = _experiment(client, config.tracking.experiment, artifact_location(uri, run_dir.parent))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
 
 from cpl_ray.metrics_log import Record
 from cpl_ray.mlflow_client import REQUEST_TIMEOUT_S, UPLOAD_TIMEOUT_S
@@ -98,6 +98,16 @@ def artifacts_entry(path: Path) -> Entry:
             client.log_artifact(run_id, str(path))
 
     return Entry(send, UPLOAD_TIMEOUT_S)
+
+
+def closing_entry(status: str, *, only_running: bool) -> Entry:
+    """Return the end of a run with `status`; with `only_running` a run that has ended keeps what it ended with."""
+
+    def send(client: MlflowClient, run_id: str) -> None:
+        if not only_running or client.get_run(run_id).info.status == RunStatus.to_string(RunStatus.RUNNING):
+            client.set_terminated(run_id, status)
+
+    return Entry(send)
 
 
 def first_batch(records: Iterable[Record]) -> list[Record]:

@@ -48,6 +48,8 @@ def _without_effect(config: Config) -> dict[str, str]:
     if Path(config.model).expanduser().is_dir():
         note("the model is a local folder", "model_revision")
     _search(config, note)
+    if not config.budget.rescore:
+        note("budget.rescore is false, so no champion is asked", "budget.alpha")
     if not config.tracking.enabled:
         note("tracking.enabled is false", "tracking.uri", "tracking.experiment", "tracking.model_name")
     return found

@@ -40,6 +40,15 @@ def template_of(scorer: str, prompt: PromptConfig, tokenizer: Any) -> str:
     return LETTER_PROMPT if uses_chat(scorer, prompt, tokenizer) else PLAIN_LETTER_PROMPT
 
 
+def shows_options(item: Item, scorer: str, prompt: PromptConfig) -> bool:
+    """Say whether the model sees the options of an item in their order, so that another order is another question."""
+    if len(item.choices) < 2 or item.answer is None:
+        return False
+    if scorer == "letter_logit":
+        return True
+    return item.kind == "multiple_choice" and "{options}" in (prompt.template or "")
+
+
 def render(item: Item, *, scorer: str, prompt: PromptConfig, tokenizer: Any) -> tuple[str, bool]:
     """Return the prompt text of an item, and whether it went through the chat template.
 

@@ -1,12 +1,11 @@
-"""The model registry: a run's model becomes a version with alias `candidate`, and `champion` if the gate admits it."""
+"""The model registry: a run's model becomes a version with the alias `candidate`; `promotion.py` does the rest."""
 
-import hashlib
 import importlib.metadata
 import json
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,18 +21,21 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 
 from cpl_ray import qa_model
+from cpl_ray.assessment import read_assessment
 from cpl_ray.atomic import atomic_write_text
 from cpl_ray.config import Config
-from cpl_ray.errors import DataError, UserError
-from cpl_ray.gate import GateVerdict, judge
-from cpl_ray.mlflow_client import UPLOAD_TIMEOUT_S, TrackedRun, connect, limited_http, reason_of, store_lock
-from cpl_ray.tracking_uri import redact, required_uri
+from cpl_ray.digest import model_digest
+from cpl_ray.errors import UserError
+from cpl_ray.evidence import items_digest
+from cpl_ray.mlflow_client import UPLOAD_TIMEOUT_S, TrackedRun, limited_http, open_store, understood
+from cpl_ray.rundir import read_json
+from cpl_ray.tracking_uri import redact
 
 CANDIDATE = "candidate"
-CHAMPION = "champion"
+TEST_SET = "mastered_test_digest"
+"""Tag: which items the version was measured on, held-out."""
 _RATES = (("forgotten", "held_out"), ("learned",), ("learned_held_out",), ("forgotten", "in_set"))
 _PACKAGES = ("mlflow", "torch", "transformers", "safetensors", "pydantic", "pyarrow", "pyyaml", "jinja2", "pandas")
-_MAX_TAG_CHARS = 4000
 
 
 @dataclass(frozen=True)
@@ -58,19 +60,20 @@ def register(config: Config, run_dir: Path, tracked: TrackedRun) -> RegisteredVe
     folder = run_dir / "model"
     if not (folder / "config.json").is_file():
         raise UserError(f"there is no model in {folder}; run `cpl train` first")
-    result = _read_json(run_dir / "result.json") if (run_dir / "result.json").is_file() else {}
+    result = read_json(run_dir / "result.json") if (run_dir / "result.json").is_file() else {}
     settings = qa_model.settings_of(config, _scorer(config, run_dir))
     identity = {"model_digest": model_digest(folder), "settings": settings, "tracking_uri": redact(tracked.uri)}
     name = config.tracking.model_name
-    with _understood(tracked.uri):
-        client = _connect(tracked.uri)
+    with understood(tracked.uri):
+        client = open_store(tracked.uri)
         version = _earlier(client, run_dir, name, identity)
         if version is None:
             version = _new_version(client, name, _log_model(client, config, run_dir, tracked, settings))
         registered = RegisteredVersion(name, str(version.version), f"models:/{name}/{version.version}")
         about = {"run_name": run_dir.name, "scorer": settings["assess"]["scorer"], **_headline(result)}
         with limited_http():
-            for key, value in {**about, "model_digest": identity["model_digest"]}.items():
+            about |= {"model_digest": identity["model_digest"], **_test_set(run_dir)}
+            for key, value in about.items():
                 client.set_model_version_tag(name, registered.version, key, value)
             if not version.description:
                 text = f"{run_dir.name}: " + ", ".join(f"{key} {value}" for key, value in _headline(result).items())
@@ -81,75 +84,11 @@ def register(config: Config, run_dir: Path, tracked: TrackedRun) -> RegisteredVe
     return registered
 
 
-def promote(config: Config, run_dir: Path) -> GateVerdict:
-    """Judge the registered model of a run, and give it the alias `champion` if it is within the budget.
-
-    Refused: no alias moves. Either way tags and description of the version say why, and the verdict is kept in
-    `<run>/result.json` under `gate`.
-
-    Raises:
-        UserError: the run is not evaluated or registered, its model has changed since, MLflow cannot be reached, or
-            another promotion moved the alias at the same moment.
-        ConfigError: tracking is off.
-    """
-    uri = required_uri(config, run_dir.parent)
-    for file, verb in (("result.json", "evaluate"), ("registered.json", "register")):
-        if not (run_dir / file).is_file():
-            raise UserError(f"the run {run_dir.name} has no {file}; run `cpl {verb}` first")
-    result, registered = _read_json(run_dir / "result.json"), _read_json(run_dir / "registered.json")
-    if absent := [key for key in ("name", "version", "model_digest") if key not in registered]:
-        raise DataError(f"{run_dir / 'registered.json'} has no {absent[0]!r}; run `cpl register` again")
-    if (run_dir / "model").is_dir() and model_digest(run_dir / "model") != registered["model_digest"]:
-        raise UserError(f"the model of {run_dir.name} is not the one that was registered; run `cpl register` again")
-    name, version = registered["name"], registered["version"]
-    verdict = judge(result, config.budget)
-    with _understood(uri), store_lock(uri, "promote"):
-        client = _connect(uri)
-        with limited_http():
-            if verdict.admitted:
-                _crown(client, name, version)
-            tags = {"gate": "admitted" if verdict.admitted else "refused", "gate_reasons": "; ".join(verdict.reasons)}
-            for key, value in tags.items():
-                client.set_model_version_tag(name, version, key, value[:_MAX_TAG_CHARS])
-            client.update_model_version(name, version, f"{run_dir.name}, {verdict.summary()}")
-    result["gate"] = {**verdict.to_dict(), "name": name, "version": version}
-    atomic_write_text(run_dir / "result.json", json.dumps(result, indent=2) + "\n")
-    return verdict
-
-
-def model_digest(folder: Path) -> str:
-    """Return a sha256 over names and contents of a model folder, but for its card, which may be rewritten."""
-    whole = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md"):
-        with open(path, "rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        whole.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
-    return whole.hexdigest()
-
-
-def _crown(client: MlflowClient, name: str, version: str) -> None:
-    before = _by_alias(client, name, CHAMPION)
-    client.set_registered_model_alias(name, CHAMPION, version)
-    after = _by_alias(client, name, CHAMPION)
-    if after != version:
-        raise UserError(
-            f"another promotion made version {after} of {name!r} champion while version {version} was being promoted; "
-            "promote again if this one shall be it"
-        )
-    if before is not None and before != version:
-        client.set_model_version_tag(name, version, "replaced_champion", before)
-
-
-def _by_alias(client: MlflowClient, name: str, alias: str) -> str | None:
-    version = client.get_registered_model(name).aliases.get(alias)
-    return None if version is None else str(version)  # an int from a database, a string from a server
-
-
 def _earlier(client: MlflowClient, run_dir: Path, name: str, identity: Mapping[str, Any]) -> ModelVersion | None:
     """Return the version this run has registered before, if it is the same model and the registry still has it."""
     if not (run_dir / "registered.json").is_file():
         return None
-    saved = _read_json(run_dir / "registered.json")
+    saved = read_json(run_dir / "registered.json")
     if saved.get("name") != name or any(saved.get(key) != value for key, value in identity.items()):
         return None
     try:
@@ -223,10 +162,18 @@ def _scorer(config: Config, run_dir: Path) -> str:
     """Return the scorer that measured the run; `auto` only for a run that was never assessed."""
     for path in (run_dir / "assessment" / "manifest.json", run_dir / "manifest.json"):
         if config.assess.scorer == "auto" and path.is_file():
-            scorer = _read_json(path).get("scorer")
+            scorer = read_json(path).get("scorer")
             if isinstance(scorer, str):
                 return scorer
     return config.assess.scorer
+
+
+def _test_set(run_dir: Path) -> dict[str, str]:
+    """Return the tag that names M test, for a run that has been assessed."""
+    if not (run_dir / "assessment" / "manifest.json").is_file():
+        return {}
+    rows = read_assessment(run_dir / "assessment").parts["mastered_test"]
+    return {TEST_SET: items_digest([row.item for row in rows])}
 
 
 def _headline(result: Mapping[str, Any]) -> dict[str, str]:
@@ -239,30 +186,3 @@ def _headline(result: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(rate, Mapping) and rate.get("of"):
             said["_".join(path)] = f"{rate['count'] / rate['of']:.4f} ({rate['count']} of {rate['of']})"
     return said
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds no JSON object")
-    return content
-
-
-def _connect(uri: str) -> MlflowClient:
-    with limited_http():
-        return connect(uri)
-
-
-@contextmanager
-def _understood(uri: str) -> Iterator[None]:
-    """Turn whatever MLflow and its stores raise into one clear sentence."""
-    try:
-        yield
-    except UserError:
-        raise
-    # MLflow, SQLAlchemy, requests and artifact stores share no base class
-    except Exception as error:
-        raise UserError(f"MLflow at {redact(uri)} cannot be reached or refuses: {reason_of(error)}") from error

@@ -3,16 +3,18 @@
 What is written there goes through `atomic_write_text`, `atomic_write_bytes` and `atomic_folder`: whole or not at all.
 """
 
+import json
 import re
 import secrets
 import shutil
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from cpl_ray.atomic import atomic_folder, atomic_write_bytes, atomic_write_text, remove_leftovers
 from cpl_ray.config import Config
-from cpl_ray.errors import ConfigError, ResumeError
+from cpl_ray.errors import ConfigError, DataError, ResumeError
 from cpl_ray.loading import dump_config
 from cpl_ray.lock import LOCK_NAME, hold
 
@@ -24,6 +26,7 @@ __all__ = [
     "atomic_write_bytes",
     "atomic_write_text",
     "check_writable",
+    "read_json",
 ]
 
 TRAINED = ("train", "model", "metrics.jsonl")
@@ -52,6 +55,21 @@ def check_writable(folder: Path) -> None:
         raise ConfigError(
             f"run.dir: cannot write to {folder} ({reason}); name a writable folder, e.g. run.dir=runs"
         ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that a stage has written.
+
+    Raises:
+        DataError: it cannot be read or is no object.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds no JSON object")
+    return content
 
 
 def _new_name() -> str:

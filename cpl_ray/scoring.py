@@ -142,24 +142,24 @@ class _ScoringActor:
         if self.fatal is not None:
             return _table([], [self.fatal])
         try:
-            return _table(
-                self._score([Item.from_json(text) for block in batch["items"].to_pylist() for text in block]), []
-            )
+            items = [Item.from_json(text) for block in batch["items"].to_pylist() for text in block]
+            return _table(score_apart(lambda some: self.scorer.score(self.model, some), items), [])
         except UserError as error:
             return _table([], [str(error)])
 
-    def _score(self, items: list[Item]) -> list[Verdict]:
-        """Score items together, and one by one where that fails, so that a bad one costs only itself."""
-        try:
-            return self.scorer.score(self.model, items)
-        except UserError:
-            raise
-        # whatever a model's code or memory raises; a single item's failure is kept with the item and shown
-        except Exception as error:
-            if len(items) == 1:
-                reason = f"{type(error).__name__}: {error}".splitlines()[0]
-                return [Verdict(items[0].id, correct=False, prediction="", margin=math.nan, error=reason)]
-        return [verdict for item in items for verdict in self._score([item])]
+
+def score_apart(score: Callable[[list[Item]], list[Verdict]], items: list[Item]) -> list[Verdict]:
+    """Score items together, and one by one where that fails, so that a bad one costs only itself."""
+    try:
+        return score(items)
+    except UserError:
+        raise
+    # whatever a model's code or memory raises; a single item's failure is kept with the item and shown
+    except Exception as error:
+        if len(items) == 1:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            return [Verdict(items[0].id, correct=False, prediction="", margin=math.nan, error=reason)]
+    return [verdict for item in items for verdict in score_apart(score, [item])]
 
 
 def _block_rows(num_items: int, num_actors: int, batch_size: int) -> int:

@@ -2,7 +2,7 @@
 
 Workers append to `<run>/metrics.jsonl`; a daemon thread here follows that file and sends what is new in batches. The
 file is the truth and MLflow a copy: whatever a dead server missed is sent later, by the thread, by a resumed run or by
-`deliver`. No global MLflow state (active run, tracking URI) is touched.
+`delivery.py`. No global MLflow state (active run, tracking URI) is touched.
 """
 
 import logging
@@ -17,23 +17,12 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, ErrorCode
 
+from cpl_ray import mlflow_entries as entries
 from cpl_ray.config import Config
 from cpl_ray.errors import UserError
 from cpl_ray.metrics_log import Record, Tail
 from cpl_ray.mlflow_client import REQUEST_TIMEOUT_S, TrackedRun, connect, enter_run, limited_http, reason_of
-from cpl_ray.mlflow_entries import (
-    Entry,
-    artifacts_entry,
-    datasets_entry,
-    first_batch,
-    metrics_entry,
-    params_entry,
-    record_metrics,
-    tags_entry,
-)
-from cpl_ray.tracking_uri import default_uri, redact, required_uri
-
-__all__ = ["TrackedRun", "Tracker", "default_uri", "deliver"]
+from cpl_ray.tracking_uri import default_uri, redact
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -54,19 +43,19 @@ class Tracker:
         uri: str | None,
         *,
         resume: bool,
-        quiet: bool = False,
+        late: bool = False,
         parent: "Tracker | None" = None,
     ) -> None:
-        """Prepare a tracker that has reached nothing yet; see `open`."""
+        """Prepare a tracker that has reached nothing yet; see `open`. `late`: it only delivers, see `delivery.py`."""
         self._parent = parent
         self._config = config
         self._run_dir = run_dir
         self._uri = uri
         self._resume = resume
-        self._quiet = quiet
+        self._late = late
         self._client: MlflowClient | None = None
         self._run: TrackedRun | None = None
-        self._entries: deque[Entry] = deque()
+        self._entries: deque[entries.Entry] = deque()
         self._records: deque[Record] = deque()
         self._seen: dict[str, int] = {}
         self._rejected = 0
@@ -117,24 +106,28 @@ class Tracker:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log settings, nested ones as `section.key`, secrets hidden; a value changed on resume becomes a tag."""
-        self._add(params_entry(params))
+        self._add(entries.params_entry(params))
 
     def log_datasets(self, manifest: Mapping[str, Any], run_dir: Path) -> None:
         """Log each part named in the manifest of the assessment in `run_dir`, with its sha256; context = part."""
-        self._add(datasets_entry(manifest, run_dir))
+        self._add(entries.datasets_entry(manifest, run_dir))
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
-        self._add(tags_entry(tags))
+        self._add(entries.tags_entry(tags))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Log final numbers at `step`."""
-        self._add(metrics_entry(metrics, step))
+        self._add(entries.metrics_entry(metrics, step))
 
     def log_artifacts(self, path: Path) -> None:
         """Upload a folder or a file; one that does not exist is left out."""
         if path.exists():
-            self._add(artifacts_entry(path))
+            self._add(entries.artifacts_entry(path))
+
+    def read(self, metrics_path: Path) -> None:
+        """Take the records of `metrics_path` as they are, whenever something is sent."""
+        self._tail = Tail(metrics_path)
 
     def follow(self, metrics_path: Path, *, poll_s: float = 1.0) -> None:
         """Start a daemon thread that sends every record of `metrics_path` that MLflow does not have yet.
@@ -168,14 +161,14 @@ class Tracker:
         if self._thread is not None:
             self._thread.join(timeout_s)
         if self.flush(timeout_s) or self._lost is None:
-            self._add(Entry(lambda client, run_id: client.set_terminated(run_id, status)))
-        if self.missing and not self._quiet:
+            self._add(entries.closing_entry(status, only_running=self._late))
+        if self.missing and not self._late:
             _log.warning(
                 f"MLflow at {redact(self._uri)} lacks {self.missing} entries of this run ({self._rejected} refused); "
                 f"the numbers are in {self._run_dir / 'metrics.jsonl'}; `cpl register` or run.resume=true sends them"
             )
 
-    def _add(self, entry: Entry) -> None:
+    def _add(self, entry: entries.Entry) -> None:
         if self._uri is None:
             return
         with self._lock:
@@ -227,7 +220,7 @@ class Tracker:
             self._send_entry(client, run.run_id, self._entries[0])
             self._entries.popleft()
         while self._records:
-            batch = first_batch(self._records)
+            batch = entries.first_batch(self._records)
             with limited_http():
                 self._send_records(client, run.run_id, batch)
             for _ in batch:
@@ -240,7 +233,10 @@ class Tracker:
         """Return client and run; after a start or a failure first learn what MLflow has of the run already."""
         client = self._client = self._client or connect(uri)
         if self._run is None:
-            self._run = enter_run(client, self._config, self._run_dir, uri, resume=self._resume, tags=self._family())
+            tags = self._family()
+            self._run = enter_run(
+                client, self._config, self._run_dir, uri, resume=self._resume, reopen=not self._late, tags=tags
+            )
             self._run.save(self._run_dir)
         if not self._synced:
             # A request that failed here may have arrived there: `<kind>/step` is logged with every record, so its
@@ -261,7 +257,7 @@ class Tracker:
             raise UserError(f"the run of the sweep is not in MLflow yet ({self._parent.lost})")
         return {"mlflow.parentRunId": self._parent.run.run_id} if self._parent.run is not None else {}
 
-    def _send_entry(self, client: MlflowClient, run_id: str, entry: Entry) -> None:
+    def _send_entry(self, client: MlflowClient, run_id: str, entry: entries.Entry) -> None:
         if entry.timeout_s > REQUEST_TIMEOUT_S:
             with limited_http():  # a server that is gone shall not cost the patience that an upload needs
                 client.get_run(run_id)
@@ -274,7 +270,7 @@ class Tracker:
     def _send_records(self, client: MlflowClient, run_id: str, records: Sequence[Record]) -> None:
         """Send records in one call, or one by one where MLflow refuses some of them for good."""
         try:
-            client.log_batch(run_id, [metric for record in records for metric in record_metrics(record)])
+            client.log_batch(run_id, [metric for record in records for metric in entries.record_metrics(record)])
         except MlflowException as error:
             if len(records) > 1 and error.error_code == ErrorCode.Name(INVALID_PARAMETER_VALUE):
                 for record in records:
@@ -295,29 +291,9 @@ class Tracker:
         self._lost = reason_of(error)
         self._retry_at = time.monotonic() + self._backoff_s
         self._backoff_s = min(2 * self._backoff_s, _MAX_BACKOFF_S)
-        if not self._warned and not self._quiet:
+        if not self._warned and not self._late:
             self._warned = True
             _log.warning(
                 f"MLflow at {redact(str(self._uri))} cannot be reached ({self._lost}); the run goes on, its numbers are"
                 f" kept in {self._run_dir / 'metrics.jsonl'} and are sent when MLflow answers again"
             )
-
-
-def deliver(config: Config, run_dir: Path, *, timeout_s: float = 60.0) -> TrackedRun:
-    """Make sure that MLflow has the run of this folder with its settings and every metric record.
-
-    Raises:
-        UserError: MLflow cannot be reached, or not all could be sent within `timeout_s` seconds.
-        ConfigError: tracking is off, or the tracking URI is not usable.
-    """
-    uri = required_uri(config, run_dir.parent)
-    tracker = Tracker(config, run_dir, uri, resume=True, quiet=True)
-    tracker._tail = Tail(run_dir / "metrics.jsonl")
-    tracker.log_params(config.model_dump(mode="json"))
-    done = tracker.lost is None and tracker.flush(timeout_s)
-    if tracker.run is None or tracker.lost is not None:
-        raise UserError(f"MLflow at {redact(uri)} cannot be reached ({tracker.lost}); start it or set tracking.uri")
-    tracker.finish()
-    if not done:
-        raise UserError(f"MLflow at {redact(uri)} took only part of the run within {timeout_s:g} s; try again")
-    return tracker.run

@@ -14,6 +14,7 @@ from pipelines.init import init
 from pipelines.promote import promote
 from pipelines.register import register
 from pipelines.report import report
+from pipelines.rollback import rollback
 from pipelines.run import run
 from pipelines.runs import runs_app
 from pipelines.sweep import sweep
@@ -30,7 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _verb in (run, sweep, assess, train, evaluate, register, promote, report, validate, init, env):
+for _verb in (run, sweep, assess, train, evaluate, register, promote, rollback, report, validate, init, env):
     app.command()(_verb)
 app.add_typer(runs_app)
 

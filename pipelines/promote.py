@@ -14,9 +14,10 @@ def promote(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Judge the run's registered model and make it champion if it is within the budget.
+    """Judge the run's registered model; make it champion if it is within the budget and no worse than the present one.
 
     Needs run.name of a registered run. Exit code 2: refused, no alias was moved, the reasons are in result.json.
+    Exit code 1: nothing was judged or moved, e.g. another promotion was faster.
     """
     outcome = Outcome("promote", as_json, verbose, quiet)
     run_stage(outcome, config, overrides, RunDir.open, _stage)

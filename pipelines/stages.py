@@ -4,10 +4,12 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cpl_ray.config import Config
+from cpl_ray.digest import model_digest
 from cpl_ray.environment import snapshot
 from cpl_ray.errors import ConfigError, UserError
 from cpl_ray.loading import load_config
@@ -28,25 +30,25 @@ def run(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
     started = time.time()
     seconds: dict[str, float] = {}
     _check_resume(config, run, trains=not run.model.exists())
-    with tracked(config, run) as tracker, one_ray_session():
-        for name, done, stage in (
-            ("assess", run.assessment, assess),
-            ("train", run.model, train),
-            ("evaluate", run.result, evaluate),
-        ):
-            if config.run.resume and done.exists():
-                say(f"{name}: done before")
-                continue
-            begun = time.time()
-            stage(config, run, say, tracker)
-            seconds[f"{name}_s"] = round(time.time() - begun, 1)
     outcome: dict[str, Any] = {}
-    if config.tracking.enabled:
-        begun = time.time()
-        outcome = register(config, run, say)
-        seconds["register_s"] = round(time.time() - begun, 1)
-    if config.gate:
-        outcome |= promote(config, run, say)
+    with one_ray_session():
+        with tracked(config, run) as tracker:
+            for name, done, stage in (
+                ("assess", run.assessment, assess),
+                ("train", run.model, train),
+                ("evaluate", run.result, evaluate),
+            ):
+                if config.run.resume and done.exists():
+                    say(f"{name}: done before")
+                    continue
+                begun = time.time()
+                stage(config, run, say, tracker)
+                seconds[f"{name}_s"] = round(time.time() - begun, 1)
+        for name, wanted, last in (("register", config.tracking.enabled, register), ("promote", config.gate, promote)):
+            if wanted:
+                begun = time.time()
+                outcome |= last(config, run, say)
+                seconds[f"{name}_s"] = round(time.time() - begun, 1)
     say(f"{', '.join(f'{name[:-2]} {value} s' for name, value in seconds.items())}; all {time.time() - started:.0f} s")
     return _result(run) | outcome
 
@@ -116,6 +118,7 @@ def evaluate(config: Config, run: RunDir, say: Say, tracker: Tracker | None = No
     config = prepared(config, run)
     if not (run.model / "config.json").is_file():
         raise UserError(f"there is no trained model in {run.root}; run `cpl train` first")
+    digest = model_digest(run.model)
     assessment = with_mastered_size(read_assessment(run.assessment), config.train.mastered_size, config.split.seed)
     if not assessment.scored:
         raise UserError(f"the sets in {run.assessment} were never asked before training; run `cpl assess` first")
@@ -133,6 +136,7 @@ def evaluate(config: Config, run: RunDir, say: Say, tracker: Tracker | None = No
         result = {
             "run": run.name,
             "model": config.model,
+            "model_digest": digest,
             "rule": config.train.rule,
             "scorer": scorer,
             **summarise(ledger),
@@ -154,8 +158,8 @@ def evaluate(config: Config, run: RunDir, say: Say, tracker: Tracker | None = No
 
 def register(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
     """Add the model to the registry as `candidate`; deliver to MLflow what training could not."""
+    from cpl_ray.delivery import deliver
     from cpl_ray.registry import register as register_version
-    from cpl_ray.tracking import deliver
 
     config = prepared(config, run)
     registered = register_version(config, run.root, deliver(config, run.root))
@@ -165,9 +169,14 @@ def register(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
 
 def promote(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
     """Judge the registered model; admitted: alias `champion`. The verdict is in the returned `gate`."""
-    from cpl_ray.registry import promote as judge_and_promote
+    from cpl_ray.promotion import promote as judge_and_promote
+    from pipelines.promoting import measured
 
-    verdict = judge_and_promote(prepared(config, run), run.root)
+    config = prepared(config, run)
+    measure = partial(measured, config, run, say) if config.budget.rescore else None
+    verdict = judge_and_promote(config, run.root, measure)
+    for line in (*verdict.details(), *verdict.warnings):
+        say(line)
     write_report_of(run, say)  # again, now with the verdict
     return _result(run) | {"gate": verdict.to_dict()}
 

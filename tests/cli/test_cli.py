@@ -23,6 +23,7 @@ VERBS = (
     "evaluate",
     "register",
     "promote",
+    "rollback",
     "report",
     "validate",
     "init",

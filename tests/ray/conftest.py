@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,8 @@ def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<eos>")
 
 
-def build_model(folder: Path) -> None:
-    """Train a two-layer Qwen2 on the known facts for a few seconds and save it with its tokenizer (no pad token)."""
+def build_model(folder: Path, taught: Sequence[int] = range(NUM_KNOWN)) -> None:
+    """Train a two-layer Qwen2 on some facts for a few seconds and save it with its tokenizer (no pad token)."""
     rows = [as_completion(row) for row in facts()]
     texts = [row["prompt"] + row["completion"] for row in rows]
     words = build_tokenizer(texts)
@@ -83,7 +83,7 @@ def build_model(folder: Path) -> None:
         tie_word_embeddings=True,
     )
     model = Qwen2ForCausalLM(config)
-    ids = pad_sequence([torch.tensor(words(text).input_ids) for text in texts[:NUM_KNOWN]], True, -100)
+    ids = pad_sequence([torch.tensor(words(text).input_ids) for text in (texts[index] for index in taught)], True, -100)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(250):
         optimizer.zero_grad()

@@ -20,8 +20,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from cpl_ray.config import Config, RunSection, TrackingConfig
+from cpl_ray.delivery import deliver
+from cpl_ray.digest import model_digest
+from cpl_ray.mlflow_client import TrackedRun
 from cpl_ray.model import save_model
-from cpl_ray.tracking import TrackedRun
 
 
 def make_config(tmp_path: Path, **tracking: Any) -> Config:
@@ -56,6 +58,26 @@ def rate(count: int, of: int) -> dict[str, Any]:
     return {"count": count, "of": of, "share": count / of, "low": 0.0, "high": 1.0}
 
 
+def trained(
+    config: Config, run_dir: Path, scorer: str | None = None, result: dict[str, Any] | None = None, seed: int = 0
+) -> TrackedRun:
+    """Make a run folder as training and evaluation leave it."""
+    make_model(run_dir / "model", seed)
+    if scorer is not None:
+        (run_dir / "manifest.json").write_text(json.dumps({"scorer": scorer}))
+    if result is not None:
+        (run_dir / "result.json").write_text(json.dumps(result | {"model_digest": model_digest(run_dir / "model")}))
+    return deliver(config, run_dir)
+
+
+def with_config(config: Config, **changes: Any) -> Config:
+    return Config.model_validate({**config.model_dump(), **changes})
+
+
+def aliases(client: MlflowClient) -> dict[str, str]:
+    return {alias: str(version) for alias, version in client.get_registered_model("cpl-model").aliases.items()}
+
+
 def ask(run: TrackedRun, alias: str, frame: pd.DataFrame, **params: Any) -> list[Any]:
     """Load the registered model by alias, as a user does, and let it answer."""
     before = mlflow.get_tracking_uri()
@@ -65,6 +87,10 @@ def ask(run: TrackedRun, alias: str, frame: pd.DataFrame, **params: Any) -> list
         return list(loaded.predict(frame, params=params or None))
     finally:
         mlflow.set_tracking_uri(before)
+
+
+GOOD = {"learned": rate(9, 10), "forgotten": {"held_out": rate(1, 40)}}
+BAD = {"learned": rate(9, 10), "forgotten": {"held_out": rate(11, 40)}}
 
 
 def line(step: int, kind: str = "train", at: float = 1.7e9, **values: float) -> str:

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,17 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from cpl_ray.config import BudgetConfig, Config, PromptConfig
+from cpl_ray.config import Config, PromptConfig
+from cpl_ray.digest import model_digest
 from cpl_ray.encoding import Encoder
-from cpl_ray.errors import ConfigError, DataError, UserError
+from cpl_ray.errors import UserError
 from cpl_ray.items import Item
+from cpl_ray.mlflow_client import TrackedRun
 from cpl_ray.model import load_model, load_tokenizer, model_max_length
 from cpl_ray.predict import Scorer
-from cpl_ray.registry import model_digest, promote, register
-from cpl_ray.tracking import TrackedRun, deliver
-from tests.tracking.runs import ask, free_port, make_config, make_model, rate
+from cpl_ray.registry import register
+from tests.tracking.runs import GOOD, ask, free_port, make_config, make_model, trained, with_config
 
-GOOD = {"learned": rate(9, 10), "forgotten": {"held_out": rate(1, 40)}}
-BAD = {"learned": rate(9, 10), "forgotten": {"held_out": rate(11, 40)}}
 QUESTIONS = ["Where does the Elbe rise?", "What is {brass} made of?", "Who wrote Emma?", "Which is the largest moon?"]
 CHOICES = [
     ("in Poland", "in Czechia"),
@@ -32,26 +30,6 @@ CHOICES = [
     ("Austen", "Eliot"),
     ("Titan", "Io", "Ida"),
 ]
-
-
-def trained(
-    config: Config, run_dir: Path, scorer: str | None = None, result: dict[str, Any] | None = None
-) -> TrackedRun:
-    """Make a run folder as training and evaluation leave it."""
-    make_model(run_dir / "model")
-    if scorer is not None:
-        (run_dir / "manifest.json").write_text(json.dumps({"scorer": scorer}))
-    if result is not None:
-        (run_dir / "result.json").write_text(json.dumps(result))
-    return deliver(config, run_dir)
-
-
-def with_config(config: Config, **changes: Any) -> Config:
-    return Config.model_validate({**config.model_dump(), **changes})
-
-
-def aliases(client: MlflowClient) -> dict[str, str]:
-    return {alias: str(version) for alias, version in client.get_registered_model("cpl-model").aliases.items()}
 
 
 def measured(config: Config, run_dir: Path, items: list[Item], name: str) -> list[Any]:
@@ -181,58 +159,12 @@ def test_registering_again_reuses_the_version_until_the_model_changes(tmp_path: 
     assert register(config, run_dir, run).version != "2"
 
 
-@pytest.mark.usefixtures("run_dir")
-def test_promote_admits_within_the_budget_and_refuses_otherwise(tmp_path: Path) -> None:
-    config = make_config(tmp_path)
-    for name, result in (("good", GOOD), ("bad", BAD)):
-        run_dir = tmp_path / name
-        run_dir.mkdir()
-        run = trained(config, run_dir, result=result)
-        make_model(run_dir / "model", seed=len(name))
-        register(config, run_dir, run)
-    client = MlflowClient(run.uri)
-
-    assert not promote(config, tmp_path / "bad").admitted
-    assert "champion" not in aliases(client)
-    refused = client.get_model_version("cpl-model", "2")
-    assert refused.tags["gate"] == "refused"
-    assert "27.5 % (11 of 40)" in refused.tags["gate_reasons"]
-    assert "refused" in str(refused.description)
-
-    assert promote(config, tmp_path / "good").admitted
-    assert aliases(client) == {"candidate": "2", "champion": "1"}
-    gate = json.loads((tmp_path / "good" / "result.json").read_text())["gate"]
-    assert (gate["admitted"], gate["reasons"], gate["version"]) == (True, [], "1")
-    assert not promote(config, tmp_path / "bad").admitted
-    assert aliases(client)["champion"] == "1"
-    assert json.loads((tmp_path / "bad" / "result.json").read_text())["gate"]["admitted"] is False
-
-    loose = config.model_copy(update={"budget": BudgetConfig(max_forgetting=0.5)})
-    with ThreadPoolExecutor(2) as pool:
-        verdicts = list(pool.map(lambda name: promote(loose, tmp_path / name), ("good", "bad")))
-    assert [verdict.admitted for verdict in verdicts] == [True, True]
-    assert aliases(client)["champion"] in ("1", "2")
-
-
 def test_what_is_missing_is_said(tmp_path: Path, run_dir: Path) -> None:
     config = make_config(tmp_path)
-    with pytest.raises(UserError, match="cpl evaluate"):
-        promote(config, run_dir)
     run = TrackedRun(f"sqlite:///{tmp_path}/mlflow.db", "1", "0" * 32)
     with pytest.raises(UserError, match="cpl train"):
         register(config, run_dir, run)
-    (run_dir / "result.json").write_text(json.dumps(GOOD))
-    with pytest.raises(UserError, match="cpl register"):
-        promote(config, run_dir)
-    (run_dir / "registered.json").write_text("{}")
-    with pytest.raises(DataError, match=r"registered\.json"):
-        promote(config, run_dir)
-    (run_dir / "registered.json").write_text('{"name": "cpl-model", "version": "1", "model_digest": "0"}')
     make_model(run_dir / "model")
-    with pytest.raises(UserError, match="not the one that was registered"):
-        promote(config, run_dir)
-    with pytest.raises(ConfigError, match=r"tracking\.enabled"):
-        promote(make_config(tmp_path, enabled=False), run_dir)
     uri = f"http://ann:secret@127.0.0.1:{free_port()}"
     with pytest.raises(UserError, match="cannot be reached") as failure:
         register(config, run_dir, TrackedRun(uri, "1", "0" * 32))

@@ -8,10 +8,13 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
+from cpl_ray.digest import model_digest
 from cpl_ray.errors import UserError
-from cpl_ray.registry import promote, register
+from cpl_ray.evidence import Evidence
+from cpl_ray.promotion import Challenge, promote, rival_folder, rollback
+from cpl_ray.registry import register
 from cpl_ray.tracking import Tracker
-from tests.tracking.runs import Server, append, ask, line, make_config, make_model, rate, steps, wait_for
+from tests.tracking.runs import Server, append, ask, line, make_config, make_model, rate, steps, trained, wait_for
 
 
 def test_server_killed_and_restarted_in_the_middle(
@@ -52,12 +55,32 @@ def test_server_killed_and_restarted_in_the_middle(
     assert capsys.readouterr().out == ""
 
     make_model(run_dir / "model")
-    (run_dir / "result.json").write_text(json.dumps({"learned": rate(9, 10), "forgotten": {"held_out": rate(0, 40)}}))
+    result = {"learned": rate(9, 10), "forgotten": {"held_out": rate(0, 40)}}
+    (run_dir / "result.json").write_text(json.dumps(result | {"model_digest": model_digest(run_dir / "model")}))
     registered = register(config, run_dir, run)
     assert register(config, run_dir, run) == registered
     assert promote(config, run_dir).admitted
     frame = pd.DataFrame({"question": ["Who wrote Emma?"], "choices": [["Austen", "Eliot"]]})
     assert ask(run, "champion", frame)[0] in ("Austen", "Eliot")
+
+    other = tmp_path / "other"
+    other.mkdir()
+    register(config, other, trained(config, other, result=result, seed=1))
+    fetched: list[str] = []
+
+    def measure(challenge: Challenge) -> Evidence:
+        with rival_folder(challenge, other) as folder:
+            assert folder is not None
+            fetched.append(model_digest(folder))  # through the server, into the run folder
+            assert other in folder.parents
+        return Evidence()
+
+    assert promote(config, other, measure).admitted
+    assert fetched == [model_digest(run_dir / "model")]
+    assert [path.name for path in other.iterdir() if "part" in path.name] == []
+    assert rollback(config, tmp_path).version == registered.version
+    assert ask(run, "champion", frame)[0] in ("Austen", "Eliot")
     server.kill()
-    with pytest.raises(UserError, match="cannot be reached"):
-        promote(config, run_dir)
+    for action in (lambda: promote(config, run_dir), lambda: rollback(config, tmp_path)):
+        with pytest.raises(UserError, match="cannot be reached"):
+            action()

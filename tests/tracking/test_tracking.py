@@ -7,13 +7,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
+from cpl_ray.delivery import deliver
 from cpl_ray.errors import ConfigError, UserError
 from cpl_ray.mlflow_client import limited_http
-from cpl_ray.tracking import Tracker, default_uri, deliver
+from cpl_ray.tracking import Tracker
+from cpl_ray.tracking_uri import default_uri
 from tests.tracking.runs import append, free_port, line, make_config, steps, wait_for
 
 
@@ -230,6 +233,21 @@ def test_server_that_never_answers_costs_seconds_and_one_warning(
     assert steps(run) == list(range(1, 8))
     assert deliver(make_config(tmp_path), run_dir) == run
     assert steps(run) == list(range(1, 8))
+
+
+@pytest.mark.parametrize(
+    ("ended", "afterwards"), [("FAILED", "FAILED"), ("KILLED", "KILLED"), ("FINISHED", "FINISHED"), (None, "FINISHED")]
+)
+def test_delivering_keeps_how_the_run_ended(tmp_path: Path, run_dir: Path, ended: Any, afterwards: str) -> None:
+    config = make_config(tmp_path)
+    tracker = Tracker.open(config, run_dir, resume=False)
+    if ended is not None:
+        tracker.finish(ended)
+    append(run_dir, line(1))
+    run = deliver(config, run_dir)
+    assert run == tracker.run
+    assert steps(run) == [1]
+    assert MlflowClient(run.uri).get_run(run.run_id).info.status == afterwards
 
 
 def test_store_that_cannot_be_opened_is_only_a_warning(

@@ -26,7 +26,10 @@ LAYERS = {
         "mlflow_client",
         "mlflow_entries",
         "tracking",
+        "delivery",
         "registry",
+        "promotion",
+        "rescoring",
         "qa_model",
     },
     5: {
@@ -49,8 +52,8 @@ TENSORS = {"rule", "loss", "optimizer", "mastered", "wrapped", "collectives", "l
 # of the whole project, tests aside; "pipelines" stands for any file there
 IMPORTERS = {
     "deepspeed": {"engine"},
-    "ray": {"scoring", "streams", "worker", "trainer", "search", "pipelines"},
-    "mlflow": {"mlflow_client", "mlflow_entries", "tracking", "registry", "qa_model"},
+    "ray": {"scoring", "rescoring", "streams", "worker", "trainer", "search", "pipelines"},
+    "mlflow": {"mlflow_client", "mlflow_entries", "tracking", "delivery", "registry", "promotion", "qa_model"},
 }
 HEAVY = {"torch", "ray", "deepspeed", "mlflow", "transformers", "accelerate", "matplotlib", "lm_eval"}
 

@@ -33,16 +33,24 @@ def _stage(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
 
 def show_sweep(result: Mapping[str, Any], run: RunDir | None) -> None:
     """Print the points with their rates, best learned first, and what was chosen."""
+    from pipelines.sweep_view import settings
+
     columns = ("point", "settings", "seeds", "learned", "forgotten, validation", "held-out", "Pareto", "")
     chosen = (result["best"] or {}).get("point_id")
     rows = []
     for one in sorted(result["points"], key=lambda one: -(one["learned"]["share"] or 0.0)):
-        settings = " ".join(f"{key}={_shown(value)}" for key, value in one["point"].items())
         rates = [one["learned"], one["forgotten"]["validation"], one["forgotten"]["held_out"]]
         cells = [f"{rate['count']} of {rate['of']}" if rate["of"] else "–" for rate in rates]
         mark = "chosen" if one["point_id"] == chosen else ""
         rows.append(
-            (str(one["point_id"]), settings, str(len(one["trials"])), *cells, "yes" if one["pareto"] else "", mark)
+            (
+                str(one["point_id"]),
+                settings(one["point"]),
+                str(len(one["trials"])),
+                *cells,
+                "yes" if one["pareto"] else "",
+                mark,
+            )
         )
     print_table(columns, rows)
     others = [trial for trial in result["trials"] if trial["state"] != "finished"]
@@ -55,7 +63,3 @@ def show_sweep(result: Mapping[str, Any], run: RunDir | None) -> None:
         print(f"next: cpl run {result['best_config']} run.name=NAME")
     if run is not None:
         print(f"sweep folder: {run.root}")
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Literal
 
@@ -9,9 +10,12 @@ from cpl_ray.rundir import RunDir
 from cpl_ray.sweep_book import SweepBook, trial_config
 from cpl_ray.tracking import Tracker
 from cpl_ray.trials import Trial
-from pipelines.console import Say
+from pipelines.ages import duration
 from pipelines.stages import final_metrics
+from pipelines.sweep_view import SweepState, settings
+from pipelines.voice import Say, for_programs, live_view
 
+_TOLD = ("step", "learned", "forgotten", "score")
 _STATUS: dict[str, Literal["FINISHED", "FAILED", "KILLED"]] = {
     "finished": "FINISHED",
     "failed": "FAILED",
@@ -30,11 +34,13 @@ class SweepWatch:
     """
 
     def __init__(self, book: SweepBook, parent: Tracker, say: Say, concurrency: int) -> None:
-        self._book, self._parent, self._say, self._concurrency = book, parent, say, concurrency
+        self._book, self._parent, self._say = book, parent, say
         self._trackers: dict[int, Tracker] = {}
-        self._seconds: list[float] = []
+        self._state = SweepState(book, concurrency)
+        self._stack = ExitStack()
 
     def __enter__(self) -> "SweepWatch":
+        self._view = self._stack.enter_context(live_view(self._say))
         for trial in self._book.recovered:
             self._close(trial, self._tracker(trial))
         return self
@@ -43,6 +49,7 @@ class SweepWatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the MLflow runs of trials that were cut off; a resumed sweep opens them again."""
+        self._stack.close()
         for tracker in self._trackers.values():
             tracker.log_tags({"cpl_ray.state": "interrupted"})
             tracker.finish("KILLED" if kind is KeyboardInterrupt else "FAILED")
@@ -50,17 +57,33 @@ class SweepWatch:
 
     def started(self, trial: Trial) -> None:
         """Open the trial's child run and follow its metrics."""
+        if for_programs(self._say):
+            self._say("", event="trial_started", **_about(trial))
+        self._show()
         tracker = self._trackers[trial.index] = self._tracker(trial)
         tracker.follow(self._book.run_folder(trial) / "metrics.jsonl")
 
     def evaluated(self, trial: Trial, record: Mapping[str, float]) -> None:
         """Note an evaluation during a trial's training."""
+        self._state.evaluations[trial.index] = record
+        if for_programs(self._say):
+            known = {name: value for name, value in record.items() if name.split("_")[0] in _TOLD}
+            self._say("", event="evaluation", **_about(trial), **known)
+        self._show()
 
     def ended(self, trial: Trial) -> None:
         """Say how a trial ended and close its child run."""
-        self._say(self._line(trial))
+        self._state.evaluations.pop(trial.index, None)
+        if trial.seconds:
+            self._state.seconds.append(trial.seconds)
+        self._say(self._line(trial), event="trial_ended", **trial.to_dict())
+        self._show()
         tracker = self._trackers.pop(trial.index, None) or self._tracker(trial)
         self._close(trial, tracker)
+
+    def _show(self) -> None:
+        if self._view is not None:
+            self._view.update(self._state)
 
     def _tracker(self, trial: Trial) -> Tracker:
         """Return the tracker of a trial's child run, with its settings in it."""
@@ -92,11 +115,7 @@ class SweepWatch:
         tracker.finish(_STATUS.get(trial.state, "FAILED"))
 
     def _line(self, trial: Trial) -> str:
-        if trial.seconds:
-            self._seconds.append(trial.seconds)
-        ended = sum(one.state in ("finished", "stopped", "failed") for one in self._book.trials)
-        point = " ".join(f"{key}={_shown(value)}" for key, value in trial.point.items())
-        said = [f"trial {trial.name} {trial.state:<8} {point} seed={trial.seed}"]
+        said = [f"trial {trial.name} {trial.state:<8} {settings(trial.point)} seed={trial.seed}"]
         if trial.state == "failed":
             said.append((trial.error or "").split("\n", 1)[0][:200])
         else:
@@ -105,16 +124,11 @@ class SweepWatch:
                 rate = trial.forgotten[part]
                 if rate.of:
                     said.append(f"{label} {rate.count}/{rate.of}")
-        left = self._book.total - ended
-        if left and self._seconds:
-            minutes = sum(self._seconds) / len(self._seconds) * left / self._concurrency / 60
-            said.append(
-                f"{ended} of {self._book.total}, about {minutes:.0f} min left" if minutes >= 1 else f"{left} left"
-            )
-        else:
-            said.append(f"{ended} of {self._book.total}")
+        left, total = self._state.seconds_left(), self._book.total
+        more = f", about {duration(left)} left" if left and self._state.ended < total else ""
+        said.append(f"{self._state.ended} of {total}{more}")
         return " | ".join(said)
 
 
-def _shown(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _about(trial: Trial) -> dict[str, Any]:
+    return {"trial": trial.index, "point": trial.point, "seed": trial.seed}

@@ -193,7 +193,8 @@ def run_trials(book: SweepBook, work: Work, *, concurrency: int, watcher: Watche
             scheduler=early_stopping(book.config.search),
             num_samples=remaining,
             max_concurrent_trials=concurrency,
-            reuse_actors=False,
+            # its imports take longer than many a training; where a trial is stopped its process has to die with it
+            reuse_actors=not book.config.search.early_stopping,
             trial_dirname_creator=lambda trial: f"{trial.config['trial']:03d}",
         ),
         run_config=tune.RunConfig(

@@ -5,6 +5,7 @@ its best of three rates, chosen on the validation part; both stop at the same sh
 """
 
 import argparse
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from cpl_ray.config import Config
 from cpl_ray.errors import UserError
 from cpl_ray.loading import load_config
+from cpl_ray.lock import release
 from cpl_ray.rundir import RunDir
 from pipelines.base_model import make_base_model
 from pipelines.session import ray_session
@@ -67,8 +69,13 @@ def compare(seed: int, runs: Path) -> list[tuple[str, ...]]:
             for rate in RATES
         }
         best = best_rate(trained)
-        say(f"== plain fine-tuning at its best rate {best:g}: the whole pipeline")
-        plain = pipeline(configured("demo-finetune", known, "train.rule=none", f"optimizer.lr={best}"))
+        say(f"== plain fine-tuning at its best rate {best:g}: the rest of the pipeline on what was trained")
+        plain = pipeline(
+            taken_over(
+                f"demo-rate-{best:g}{suffix}",
+                configured("demo-finetune", known, "train.rule=none", f"optimizer.lr={best}"),
+            )
+        )
     rate = configured("demo-cpl").optimizer.lr
     return [row(seed, "fine-tuning", best, plain), row(seed, "CPL", rate, cpl)]
 
@@ -93,6 +100,17 @@ def training(config: Config) -> dict[str, float]:
 
     folder = RunDir.create(config)
     return train(folder.named(config), folder, say)["training"]["last_evaluation"]
+
+
+def taken_over(name: str, config: Config) -> Config:
+    """Put assessment and training of the run `name` into the folder of an equal run, which goes on from there."""
+    folder = RunDir.create(config)
+    release(folder.root)
+    for part in ("assessment", "train", "model", "manifest.json", "metrics.jsonl"):
+        source = folder.root.parent / name / part
+        copy = shutil.copytree if source.is_dir() else shutil.copyfile
+        copy(source, folder.root / part)
+    return config.model_copy(update={"run": config.run.model_copy(update={"overwrite": False, "resume": True})})
 
 
 def best_rate(trained: dict[float, dict[str, float]]) -> float:

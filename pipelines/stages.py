@@ -106,11 +106,12 @@ def train(
     return {"training": summary}
 
 
-def evaluate(config: Config, run: RunDir, say: Say, tracker: Tracker | None = None) -> dict[str, Any]:
-    """Score the trained model on every part; write the ledger, result.json, figures, model card, report."""
+def evaluate(
+    config: Config, run: RunDir, say: Say, tracker: Tracker | None = None, *, show: bool = True
+) -> dict[str, Any]:
+    """Score the trained model on every part; write the ledger, result.json, model card and, with `show`, pictures."""
     from cpl_ray.assessment import read_assessment
     from cpl_ray.card import write_card
-    from cpl_ray.figures import draw_figures
     from cpl_ray.ledger import build_ledger, summarise, write_ledger
     from cpl_ray.scoring import score_items
     from cpl_ray.subset import mastered_digest, with_mastered_size
@@ -144,14 +145,17 @@ def evaluate(config: Config, run: RunDir, say: Say, tracker: Tracker | None = No
             "mastered_sha256": mastered_digest(assessment),
             **{name: training[name] for name in (*shown, "stopped_at_learned", "num_params", "world_size")},
         }
-        draw_figures(run.metrics, run.figures)
+        if show:
+            from cpl_ray.figures import draw_figures
+
+            draw_figures(run.metrics, run.figures)
         write_card(run.model, result, config, assessment.manifest)
         tracker.flush()
         result["tracking"] = {"missing": tracker.missing, "reason": tracker.lost}
         atomic_write_text(run.result, json.dumps(result, indent=2) + "\n")
         tracker.log_metrics(final_metrics(result), step=training["steps"])
         files = [run.config, run.manifest, run.environment, run.result, run.metrics, run.flips, run.figures]
-        for path in files + write_report_of(run, say):
+        for path in files + (write_report_of(run, say) if show else []):
             tracker.log_artifacts(path)
     return result
 

@@ -105,7 +105,7 @@ class SweepWatch:
             tracker.follow(run.metrics)
             tracker.log_datasets(json.loads(run.manifest.read_text(encoding="utf-8")), run.root)
             tracker.log_metrics(final_metrics(result), step=result["steps"])
-            for path in (run.config, run.manifest, run.result, run.metrics, run.flips, run.figures):
+            for path in (run.config, run.manifest, run.result, run.metrics, run.flips):
                 tracker.log_artifacts(path)
         elif trial.state == "failed" and trial.error:
             tracker.log_tags({"cpl_ray.error": trial.error})

@@ -35,26 +35,28 @@ def sweep(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
         DataError: a choice would need M validation, and there is none.
         UserError: every trial failed.
     """
+    from cpl_ray.search import concurrency_of
+
     if config.run.resume:
         _check_resume(load_config(run.config), config)
     dimensions(config)
     config = _absolute(prepared(config, run), run)
     with tracked(config, run) as tracker, ray_session(config, say, dashboard=True):
+        concurrency = concurrency_of(config)
         if not run.assessment.exists():
             assess(config, run, say, tracker)
         _check_validation(config, run)
-        book = _run_trials(config, run, say, tracker)
+        book = _run_trials(config, run, say, tracker, concurrency)
         content = book.conclude("finished")
         if not any(trial.state in ("finished", "stopped") for trial in book.trials):
             raise UserError(f"every trial failed; the first: {book.trials[0].error}. sweep.json has the others")
         return _conclude(config, run, content, tracker, say)
 
 
-def _run_trials(config: Config, run: RunDir, say: Say, tracker: Tracker) -> SweepBook:
-    from cpl_ray.search import concurrency_of, run_trials
+def _run_trials(config: Config, run: RunDir, say: Say, tracker: Tracker, concurrency: int) -> SweepBook:
+    from cpl_ray.search import run_trials
     from pipelines.trial import run_trial
 
-    concurrency = concurrency_of(config)
     book = SweepBook(run.root, config, concurrency=concurrency, resume=config.run.resume)
     at_once = f"{concurrency} at once" if concurrency > 1 else "one after the other"
     say(f"{book.total} trials, {at_once}; {len(book.ended_trials)} of them done before")

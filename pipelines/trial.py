@@ -42,7 +42,7 @@ def run_trial(sweep: dict[str, Any], folder: str, index: int) -> None:
             callbacks = [ScoreCallback(base.budget.max_forgetting)] if base.evaluate.every is not None else []
             train(quiet, run, _say, callbacks=callbacks)
         if not run.result.exists():
-            evaluate(quiet, run, _say)
+            evaluate(quiet, run, _say, show=False)  # `cpl report` makes the pictures of the trials one wants
         for scratch in (run.train / "checkpoints", run.train / "ray"):
             shutil.rmtree(scratch, ignore_errors=True)
     finally:

@@ -185,6 +185,8 @@ def run_trials(book: SweepBook, work: Work, *, concurrency: int, watcher: Watche
     remaining = book.total - sum(trial.state in ("finished", "stopped") for trial in book.trials)
     if remaining <= 0:
         return
+    for left in book.folder.glob(".tune-*"):  # by a driver that was killed
+        shutil.rmtree(left, ignore_errors=True)
     scratch = book.folder / f".tune-{time.time_ns()}"
     tuner = tune.Tuner(
         tune.with_resources(_driver(work, book.folder), _DRIVER),

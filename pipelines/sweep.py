@@ -5,6 +5,7 @@ from typing import Any
 
 from cpl_ray.config import Config
 from cpl_ray.rundir import RunDir
+from cpl_ray.space import dimensions
 from pipelines.console import AsJson, ConfigPath, Outcome, Overrides, Quiet, Say, Verbose, run_stage
 from pipelines.tables import print_table
 
@@ -22,7 +23,12 @@ def sweep(
     Choices look at M validation only. After an interruption the same command with run.resume=true continues.
     """
     outcome = Outcome("sweep", as_json, verbose, quiet)
-    run_stage(outcome, config, overrides, RunDir.create, _stage, resumable=True, show=show_sweep)
+    run_stage(outcome, config, overrides, _enter, _stage, resumable=True, show=show_sweep)
+
+
+def _enter(config: Config) -> RunDir:
+    dimensions(config)  # what cannot be searched is said before anything is made
+    return RunDir.create(config)
 
 
 def _stage(config: Config, run: RunDir, say: Say) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from cpl_ray.errors import DataError, ResumeError, UserError
 from cpl_ray.loading import dump_config, load_config
 from cpl_ray.resume import check_same_job
 from cpl_ray.rundir import RunDir, atomic_write_text
-from cpl_ray.space import dimensions, with_point
+from cpl_ray.space import with_point
 from cpl_ray.sweep_book import SweepBook
 from cpl_ray.tracking import Tracker
 from cpl_ray.tracking_uri import default_uri, sqlite_path
@@ -39,7 +39,6 @@ def sweep(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
 
     if config.run.resume:
         _check_resume(load_config(run.config), config)
-    dimensions(config)
     config = _absolute(prepared(config, run), run)
     with tracked(config, run) as tracker, ray_session(config, say, dashboard=True):
         concurrency = concurrency_of(config)

@@ -21,16 +21,16 @@ data: {items: items.jsonl}
 split: {mastered_validation: 0.3, mastered_test: 0.3}
 assess: {scorer: exact_match, max_new_tokens: 4}
 train: {micro_batch_size: 4, mastered_batch_size: 8, epochs: 10, checkpoint_every: 2}
+optimizer: {lr: 1.0e-3}
 budget: {max_forgetting: 0.5, min_learned: 0.2}
 search:
   space:
-    optimizer.lr: [3.0e-4, 3.0e-3]
-    train.mastered_size: [4, 10]
+    train.mastered_size: [4, 7, 10]
 """
 STOPPING = """\
 search:
   space:
-    optimizer.lr: [1.0e-6, 3.0e-3, 2.0e-6, 2.0e-3, 3.0e-6, 1.0e-3]
+    optimizer.lr: [3.0e-3, 1.0e-6, 2.0e-6, 2.0e-3]
   early_stopping: true
   grace_evaluations: 1
   reduction_factor: 2
@@ -72,7 +72,7 @@ def test_killed_and_resumed_sweep_is_the_same_sweep(world: World) -> None:
     folder = world.runs / "sweep"
     process = world.start("sweep", "sweep.yaml", "run.name=sweep")
     # trials are done, another is in the middle of its training with a checkpoint behind it
-    until(lambda: any((folder / "trials").glob("00[23]/train/checkpoints/step_*")), 300)
+    until(lambda: any((folder / "trials").glob("002/train/checkpoints/step_*")), 300)
     process.kill()
     process.communicate()
     until(lambda: not marked(process), 60)
@@ -90,7 +90,7 @@ def test_killed_and_resumed_sweep_is_the_same_sweep(world: World) -> None:
     out, said = world.cpl("sweep", "sweep.yaml", "run.name=sweep", "run.resume=true", "--json")
     after = json.loads(out)
     assert f"{len(measured)} of them done before" in said
-    assert [trial["state"] for trial in after["trials"]] == ["finished"] * 4
+    assert [trial["state"] for trial in after["trials"]] == ["finished"] * 3
     # nothing that was finished was done again or changed
     for trial in finished:
         assert after["trials"][trial["index"]] == trial
@@ -111,14 +111,14 @@ def test_killed_and_resumed_sweep_is_the_same_sweep(world: World) -> None:
 
     # nested mastered sets, one digest for each size
     digests = {trial["mastered_size"]: trial["mastered_sha256"] for trial in after["trials"]}
-    assert sorted(digests) == [4, 10]
-    assert len(set(digests.values())) == 2
-    assert [one["mastered_size"] for one in after["by_size"]] == [4, 10]
+    assert sorted(digests) == [4, 7, 10]
+    assert len(set(digests.values())) == 3
+    assert [one["mastered_size"] for one in after["by_size"]] == [4, 7, 10]
 
     # MLflow: one parent, one child for each trial, all closed; no step twice
     parent, runs = children(world, "sweep")
     assert parent.info.status == "FINISHED"
-    assert [run.info.run_name for run in runs] == ["000", "001", "002", "003"]
+    assert [run.info.run_name for run in runs] == ["000", "001", "002"]
     assert {run.info.status for run in runs} == {"FINISHED"}
     client = MlflowClient(f"sqlite:///{world.runs / 'mlflow.db'}")
     for run in runs:
@@ -130,7 +130,6 @@ def test_killed_and_resumed_sweep_is_the_same_sweep(world: World) -> None:
     if after["best"] is not None:
         chosen = load_config(folder / "best.yaml")
         point = next(one for one in after["points"] if one["point_id"] == after["best"]["point_id"])["point"]
-        assert chosen.optimizer.lr == point["optimizer.lr"]
         assert chosen.train.mastered_size == point["train.mastered_size"]
 
 

@@ -4,7 +4,9 @@ import copy
 import json
 import os
 import shutil
+import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +175,18 @@ def test_local_cluster_without_a_head(tmp_path: Path, word: str, code: int) -> N
     script = str(CLUSTER / "local_cluster.sh")
     done = subprocess.run([script, word], env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == code
+
+
+def test_a_port_in_use_is_named_and_nothing_is_started(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "CPL_CLUSTER_DIR": str(tmp_path / "c"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = ["bash", str(CLUSTER / "local_cluster.sh"), "start", "--port", str(port)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 3
+    assert f"port {port} is taken; name another, or leave --port out for a free one" in done.stderr
+    assert not (tmp_path / "c").exists()

@@ -1,7 +1,9 @@
 """The trials of a sweep: what each tried and what came of it, as kept in `sweep.json`."""
 
+import csv
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -100,6 +102,22 @@ class Trial:
             mastered_sha256=saved["mastered_sha256"],
             error=saved["error"],
         )
+
+
+def as_csv(trials: Sequence[Trial]) -> str:
+    """Return the trials as a table: a row each, a column for every searched key and every count."""
+    keys = list(dict.fromkeys(key for trial in trials for key in trial.point))
+    counted = ("learned", *(f"forgotten_{part}" for part in FORGOTTEN))
+    head = ["trial", "point", "seed", "state", *keys, *(name for one in counted for name in (one, f"{one}_of"))]
+    sink = io.StringIO()
+    table = csv.writer(sink, lineterminator="\n")
+    table.writerow([*head, "updates", "seconds", "error"])
+    for trial in trials:
+        rates = (trial.learned, *(trial.forgotten[part] for part in FORGOTTEN))
+        counts = [cell for rate in rates for cell in ((rate.count, rate.of) if rate.of else ("", ""))]
+        about = [trial.index, trial.point_id, trial.seed, trial.state, *(trial.point.get(key, "") for key in keys)]
+        table.writerow([*about, *counts, trial.steps, trial.seconds, trial.error])
+    return sink.getvalue()
 
 
 def read_sweep(folder: Path) -> dict[str, Any]:

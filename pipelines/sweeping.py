@@ -12,6 +12,7 @@ from cpl_ray.space import with_point
 from cpl_ray.sweep_book import SweepBook
 from cpl_ray.tracking import Tracker
 from cpl_ray.tracking_uri import default_uri, sqlite_path
+from cpl_ray.trials import Trial, as_csv
 from pipelines.console import Say
 from pipelines.session import ray_session
 from pipelines.stages import assess, prepared, tracked, write_report_of
@@ -87,9 +88,11 @@ def _conclude(config: Config, run: RunDir, content: dict[str, Any], tracker: Tra
         rates = {"learned": point["learned"], **{f"forgotten_{k}": v for k, v in point["forgotten"].items()}}
         tracker.log_metrics({f"best/{name}_share": r["share"] for name, r in rates.items() if r["of"]}, step=0)
     draw_sweep(content, run.figures)
+    table = run.root / "trials.csv"
+    atomic_write_text(table, as_csv([Trial.from_dict(trial) for trial in content["trials"]]))
     finished = sum(trial["state"] == "finished" for trial in content["trials"])
     tracker.log_metrics({"sweep/trials": len(content["trials"]), "sweep/finished": finished}, step=0)
-    files = [run.config, run.manifest, run.environment, run.root / "sweep.json", path, run.figures]
+    files = [run.config, run.manifest, run.environment, run.root / "sweep.json", table, path, run.figures]
     for artifact in files + write_report_of(run, say):
         tracker.log_artifacts(artifact)
     return {**content, "best_config": str(path) if best is not None else None}

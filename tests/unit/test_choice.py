@@ -1,5 +1,7 @@
 """The choice among trials: Pareto front, knee and smallest mastered set, against brute force and by hand."""
 
+import csv
+import io
 import random
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 from cpl_ray.choice import by_size, choose, pareto_front, smallest_inside, summarise_points
 from cpl_ray.config_run import BudgetConfig
 from cpl_ray.measures import Rate
-from cpl_ray.trials import Trial
+from cpl_ray.trials import Trial, as_csv
 
 BUDGET = BudgetConfig(max_forgetting=0.05, min_learned=0.8)
 
@@ -137,3 +139,12 @@ def test_trials_survive_the_file() -> None:
         )
         if one.state == "finished":
             assert back == one
+
+
+def test_the_table_of_trials() -> None:
+    failed = Trial(1, 1, {"train.refresh": "epoch"}, 5, state="failed", error='NonFiniteError: "loss", is nan')
+    rows = list(csv.DictReader(io.StringIO(as_csv([trial(0, 90, 2, held_out=3), failed]))))
+    assert [row["trial"] for row in rows] == ["0", "1"]
+    assert (rows[0]["optimizer.lr"], rows[0]["learned"], rows[0]["forgotten_held_out"]) == ("0.0001", "90", "3")
+    assert (rows[0]["forgotten_held_out_of"], rows[0]["train.refresh"]) == ("200", "")
+    assert (rows[1]["state"], rows[1]["learned"], rows[1]["error"]) == ("failed", "", 'NonFiniteError: "loss", is nan')

@@ -17,6 +17,7 @@ import ray
 import ray.train
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
@@ -103,10 +104,11 @@ class _FromBook(Searcher):
         return (Searcher, ())  # Tune pickles its settings; nobody reads them
 
 
-class _Keeper(tune.Callback):
-    """Keeps the book while Tune runs."""
+class _Keeper(TrialProgressCallback):
+    """Keeps the book while Tune runs; in the place of Tune's own progress, which prints although it is told not to."""
 
     def __init__(self, book: SweepBook, watcher: Watcher) -> None:
+        super().__init__()
         self._book, self._watcher = book, watcher
         self._times: dict[int, _Times] = {}
 

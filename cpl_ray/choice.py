@@ -83,17 +83,14 @@ def pareto_front(points: Sequence[PointSummary]) -> list[PointSummary]:
 
     Equal points stay together. Ordered by forgetting, then by learning.
     """
-
-    def beaten(one: PointSummary) -> bool:
-        return any(
-            other.learned_share >= one.learned_share
-            and other.forgetting <= one.forgetting
-            and (other.learned_share > one.learned_share or other.forgetting < one.forgetting)
-            for other in points
-        )
-
-    front = [one for one in points if not beaten(one)]
-    return sorted(front, key=lambda one: (one.forgetting, one.learned_share, one.point_id))
+    front: list[PointSummary] = []
+    for one in sorted(points, key=lambda one: (one.forgetting, -one.learned_share, one.point_id)):
+        # all before it forget no more, so it has to learn more than the last of the front, or be its equal
+        last = front[-1] if front else None
+        equal = last is not None and (last.forgetting, last.learned_share) == (one.forgetting, one.learned_share)
+        if last is None or one.learned_share > last.learned_share or equal:
+            front.append(one)
+    return front
 
 
 def choose(points: Sequence[PointSummary], budget: BudgetConfig) -> tuple[PointSummary | None, str]:

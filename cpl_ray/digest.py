@@ -1,7 +1,10 @@
-"""Which model is meant: a digest of a model folder, whatever the folder is called."""
+"""Which model and which items are meant: digests of their contents, whatever folders, files and orders are."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
+
+from cpl_ray.items import Item
 
 
 def model_digest(folder: Path) -> str:
@@ -12,3 +15,9 @@ def model_digest(folder: Path) -> str:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
         whole.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
     return whole.hexdigest()
+
+
+def items_digest(items: Iterable[Item]) -> str:
+    """Return a sha256 over the items, whatever their order; equal digests are the same questions and answers."""
+    lines = sorted(item.to_json() for item in items)
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()

@@ -3,14 +3,12 @@
 Pure: the verdicts come from `rescoring.py`, the judgement is in `gate.py`.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from cpl_ray.assessment import Verdict
 from cpl_ray.errors import DataError
-from cpl_ray.items import Item
 from cpl_ray.measures import Rate, TwoByTwo
 
 
@@ -84,11 +82,6 @@ class Evidence:
 
     comparison: Comparison | None = None
     noise: Noise | None = None
-
-
-def items_digest(items: Sequence[Item]) -> str:
-    """Return a sha256 over the items, whatever their order; equal digests are the same questions and answers."""
-    return hashlib.sha256("\n".join(sorted(item.to_json() for item in items)).encode()).hexdigest()
 
 
 def rightness(verdicts: Sequence[Verdict]) -> dict[str, bool]:

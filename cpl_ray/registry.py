@@ -24,9 +24,8 @@ from cpl_ray import qa_model
 from cpl_ray.assessment import read_assessment
 from cpl_ray.atomic import atomic_write_text
 from cpl_ray.config import Config
-from cpl_ray.digest import model_digest
+from cpl_ray.digest import items_digest, model_digest
 from cpl_ray.errors import UserError
-from cpl_ray.evidence import items_digest
 from cpl_ray.mlflow_client import UPLOAD_TIMEOUT_S, TrackedRun, limited_http, open_store, understood
 from cpl_ray.rundir import read_json
 from cpl_ray.tracking_uri import redact

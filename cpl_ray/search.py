@@ -9,7 +9,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,12 +62,6 @@ class ScoreCallback(TuneReportCallback):
         return learned - max(0.0, forgotten / self._max_forgetting - 1.0)
 
 
-@dataclass
-class _Times:
-    began: float
-    trial_id: str
-
-
 class _FromBook(Searcher):
     """Hands Tune the trials that the book names."""
 
@@ -110,11 +103,11 @@ class _Keeper(TrialProgressCallback):
     def __init__(self, book: SweepBook, watcher: Watcher) -> None:
         super().__init__()
         self._book, self._watcher = book, watcher
-        self._times: dict[int, _Times] = {}
+        self._began: dict[int, float] = {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         index = trial.config["trial"]
-        self._times[index] = _Times(time.time(), trial.trial_id)
+        self._began[index] = time.time()
         self._watcher.started(self._book.trials[index])
 
     def on_trial_result(
@@ -134,7 +127,7 @@ class _Keeper(TrialProgressCallback):
         self._watcher.ended(self._book.failed(index, self._seconds(index), error))
 
     def _seconds(self, index: int) -> float:
-        return round(time.time() - self._times[index].began, 1)
+        return round(time.time() - self._began[index], 1)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (tune.Callback, ())

@@ -130,7 +130,7 @@ def part_sizes(num_questions: int, shares: Sequence[float]) -> list[int]:
 def _divide(rows: list[Row], asked: Mapping[str, tuple[str, float]], rest: str, seed: int) -> Parts:
     """Cut one side into the asked parts (part -> configuration key and share) and `rest`."""
     keys = [row.item.question_key() for row in rows]
-    order = sorted(set(keys), key=lambda key: _place(seed, key))
+    order = sorted(set(keys), key=lambda key: place(seed, key))
     shares = [share for _, share in asked.values()]
     needed = 1 + sum(share > 0 for share in shares)
     if len(order) < needed:
@@ -149,7 +149,7 @@ def _divide(rows: list[Row], asked: Mapping[str, tuple[str, float]], rest: str, 
     return parts
 
 
-def _place(seed: int, key: str) -> bytes:
+def place(seed: int, key: str) -> bytes:
     """Return a uniform pseudo-random rank of a question that depends on nothing but seed and text."""
     return hashlib.sha256(f"{seed}\n{key}".encode("utf-8", "surrogatepass")).digest()
 

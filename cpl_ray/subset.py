@@ -1,10 +1,10 @@
 """A part of M train as the mastered set: nested by seed, so that a smaller set is contained in every larger one."""
 
-import hashlib
 from dataclasses import replace
 
-from cpl_ray.assessment import Assessment, Row
+from cpl_ray.assessment import Assessment
 from cpl_ray.errors import DataError
+from cpl_ray.split import place
 
 PART = "mastered_train"
 
@@ -28,16 +28,7 @@ def with_mastered_size(assessment: Assessment, size: int | None, seed: int) -> A
         return assessment
     if size > len(rows):
         raise DataError(f"train.mastered_size is {size}, but M train has {len(rows)} items; ask for at most that many")
-    ranked = sorted(range(len(rows)), key=lambda index: (_place(seed, rows[index]), index))
+    keys = [f"size\n{row.item.question_key()}" for row in rows]  # another order than that of the split
+    ranked = sorted(range(len(rows)), key=lambda index: (place(seed, keys[index]), index))
     kept = sorted(ranked[:size])
     return replace(assessment, parts={**assessment.parts, PART: [rows[index] for index in kept]})
-
-
-def mastered_digest(assessment: Assessment) -> str:
-    """Return the sha256 of the items of M train that are trained on, whatever their order."""
-    items = sorted(row.item.to_json() for row in assessment.parts[PART])
-    return hashlib.sha256("\n".join(items).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _place(seed: int, row: Row) -> bytes:
-    return hashlib.sha256(f"{seed}\nsize\n{row.item.question_key()}".encode("utf-8", "surrogatepass")).digest()

@@ -108,7 +108,7 @@ class SweepBook:
         points = summarise_points(self.trials)
         front = {one.point_id for one in pareto_front(points)}
         best, reason = choose(points, budget)
-        sizes = by_size(points, budget) if SIZE_KEY in points_keys(self.trials) else []
+        sizes = by_size(points, budget) if any(SIZE_KEY in trial.point for trial in self.trials) else []
         content = {
             "sweep": self.folder.name,
             "model": self.config.model,
@@ -197,11 +197,6 @@ def trial_config(folder: Path, sweep: Config, trial: Trial) -> Config:
             "gate": False,
         }
     )
-
-
-def points_keys(trials: Sequence[Trial]) -> set[str]:
-    """Return the keys that the points of these trials set."""
-    return {key for trial in trials for key in trial.point}
 
 
 def _mean(shares: Sequence[float | None]) -> float:

@@ -4,9 +4,9 @@ import time
 from typing import TYPE_CHECKING
 
 from cpl_ray.config import Config
-from cpl_ray.digest import model_digest
+from cpl_ray.digest import items_digest, model_digest
 from cpl_ray.errors import DataError
-from cpl_ray.evidence import Comparison, Evidence, items_digest
+from cpl_ray.evidence import Comparison, Evidence
 from cpl_ray.loading import load_config
 from cpl_ray.model_source import local_source
 from cpl_ray.rundir import RunDir

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cpl_ray.config import Config
-from cpl_ray.digest import model_digest
+from cpl_ray.digest import items_digest, model_digest
 from cpl_ray.environment import snapshot
 from cpl_ray.errors import ConfigError, UserError
 from cpl_ray.loading import load_config
@@ -114,7 +114,7 @@ def evaluate(
     from cpl_ray.card import write_card
     from cpl_ray.ledger import build_ledger, summarise, write_ledger
     from cpl_ray.scoring import score_items
-    from cpl_ray.subset import mastered_digest, with_mastered_size
+    from cpl_ray.subset import with_mastered_size
 
     config = prepared(config, run)
     if not (run.model / "config.json").is_file():
@@ -142,7 +142,7 @@ def evaluate(
             "scorer": scorer,
             **summarise(ledger),
             "mastered_size": len(assessment.parts["mastered_train"]),
-            "mastered_sha256": mastered_digest(assessment),
+            "mastered_sha256": items_digest(row.item for row in assessment.parts["mastered_train"]),
             **{name: training[name] for name in (*shown, "stopped_at_learned", "num_params", "world_size")},
         }
         if show:

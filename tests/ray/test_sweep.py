@@ -70,7 +70,8 @@ def children(world: World, sweep: str) -> tuple[Any, list[Any]]:
 def test_killed_and_resumed_sweep_is_the_same_sweep(world: World) -> None:
     (world.folder / "sweep.yaml").write_text(SWEEP)
     folder = world.runs / "sweep"
-    process = world.start("sweep", "sweep.yaml", "run.name=sweep")
+    everything = ("budget.max_forgetting=1", "budget.min_learned=0")  # so that there is a choice whatever comes out
+    process = world.start("sweep", "sweep.yaml", "run.name=sweep", *everything)
     # trials are done, another is in the middle of its training with a checkpoint behind it
     until(lambda: any((folder / "trials").glob("002/train/checkpoints/step_*")), 300)
     process.kill()
@@ -87,7 +88,7 @@ def test_killed_and_resumed_sweep_is_the_same_sweep(world: World) -> None:
     _, said = world.cpl("sweep", "sweep.yaml", "run.name=sweep", "run.resume=true", "search.seeds=[5]", exit_code=3)
     assert "search.seeds was [], now [5]" in said
 
-    out, said = world.cpl("sweep", "sweep.yaml", "run.name=sweep", "run.resume=true", "--json")
+    out, said = world.cpl("sweep", "sweep.yaml", "run.name=sweep", "run.resume=true", "--json", *everything)
     after = json.loads(out)
     assert f"{len(measured)} of them done before" in said
     assert [trial["state"] for trial in after["trials"]] == ["finished"] * 3
@@ -127,10 +128,10 @@ def test_killed_and_resumed_sweep_is_the_same_sweep(world: World) -> None:
     assert not list(folder.glob(".tune*"))
 
     # what was chosen is ready to be run
-    if after["best"] is not None:
-        chosen = load_config(folder / "best.yaml")
-        point = next(one for one in after["points"] if one["point_id"] == after["best"]["point_id"])["point"]
-        assert chosen.train.mastered_size == point["train.mastered_size"]
+    chosen = load_config(folder / "best.yaml")
+    point = next(one for one in after["points"] if one["point_id"] == after["best"]["point_id"])["point"]
+    assert chosen.train.mastered_size == point["train.mastered_size"]
+    assert chosen.data.assessment == str(folder)
 
 
 def test_early_stopping_frees_what_stopped_trials_held(world: World) -> None:

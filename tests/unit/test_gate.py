@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpl_ray.config import BudgetConfig
+from cpl_ray.digest import items_digest
 from cpl_ray.errors import DataError
-from cpl_ray.evidence import Comparison, Noise, changed, items_digest, rightness
+from cpl_ray.evidence import Comparison, Noise, changed, rightness
 from cpl_ray.gate import judge
 from cpl_ray.items import Item
 from cpl_ray.judging import failed

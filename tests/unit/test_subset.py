@@ -5,9 +5,10 @@ import itertools
 import pytest
 
 from cpl_ray.assessment import PARTS, Assessment, Row
+from cpl_ray.digest import items_digest
 from cpl_ray.errors import DataError
 from cpl_ray.items import Item
-from cpl_ray.subset import mastered_digest, with_mastered_size
+from cpl_ray.subset import with_mastered_size
 
 
 def assessment(num_items: int, *, reverse: bool = False) -> Assessment:
@@ -18,6 +19,10 @@ def assessment(num_items: int, *, reverse: bool = False) -> Assessment:
 
 def ids(one: Assessment) -> list[str]:
     return [row.item.id for row in one.parts["mastered_train"]]
+
+
+def digest(one: Assessment) -> str:
+    return items_digest(row.item for row in one.parts["mastered_train"])
 
 
 def test_nested_and_in_file_order() -> None:
@@ -34,8 +39,8 @@ def test_seed_decides_and_file_order_does_not() -> None:
     first = with_mastered_size(assessment(60), 20, seed=3)
     assert set(ids(first)) == set(ids(with_mastered_size(assessment(60, reverse=True), 20, seed=3)))
     assert set(ids(first)) != set(ids(with_mastered_size(assessment(60), 20, seed=4)))
-    assert mastered_digest(first) == mastered_digest(with_mastered_size(assessment(60, reverse=True), 20, seed=3))
-    assert mastered_digest(first) != mastered_digest(with_mastered_size(assessment(60), 21, seed=3))
+    assert digest(first) == digest(with_mastered_size(assessment(60, reverse=True), 20, seed=3))
+    assert digest(first) != digest(with_mastered_size(assessment(60), 21, seed=3))
 
 
 def test_all_or_too_many() -> None:

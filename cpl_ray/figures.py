@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from cpl_ray.atomic import atomic_write_bytes
-from cpl_ray.metrics_log import Record, read_records
+from cpl_ray.metrics_log import Record, curve, read_records
 
 # Okabe and Ito's colours, distinct also to colour-blind readers
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -105,18 +105,9 @@ def draw_figures(metrics_path: Path, folder: Path) -> list[Path]:
 
 
 def _points(records: Sequence[Record], key: str, of: str | None = None) -> Points:
-    """Return steps and finite values of `key`, divided by the count `of` where one is named."""
-    steps: list[int] = []
-    values: list[float] = []
-    for record in records:
-        value = record.values.get(key, math.nan)
-        if of is not None:
-            total = record.values.get(of, 0.0)
-            value = value / total if total > 0 else math.nan
-        if math.isfinite(value):
-            steps.append(record.step)
-            values.append(value)
-    return steps, values
+    """Return steps and values of `curve`, each in a list."""
+    known = curve(records, key, of)
+    return [step for step, _ in known], [value for _, value in known]
 
 
 def _draw(

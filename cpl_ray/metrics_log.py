@@ -5,7 +5,9 @@ One JSON object a line: `{"step": int, "kind": str, "time": unix seconds, ...flo
 """
 
 import json
+import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -108,3 +110,16 @@ def read_records(path: Path, kind: str) -> list[Record]:
     """Return all records of one kind in order of step, the last written one where a step was replayed."""
     by_step = {record.step: record for record in Tail(path).poll() if record.kind == kind}
     return [by_step[step] for step in sorted(by_step)]
+
+
+def curve(records: Sequence[Record], key: str, of: str | None = None) -> list[tuple[int, float]]:
+    """Return (step, value) of `key` where it is finite, divided by the count `of` (where above 0) if one is named."""
+    points = []
+    for record in records:
+        value = record.values.get(key, math.nan)
+        if of is not None:
+            total = record.values.get(of, 0.0)
+            value = value / total if total > 0 else math.nan
+        if math.isfinite(value):
+            points.append((record.step, value))
+    return points

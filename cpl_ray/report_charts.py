@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from cpl_ray.metrics_log import Record, read_records
+from cpl_ray.metrics_log import Record, curve, read_records
 from cpl_ray.report_svg import HEIGHT, WIDTH, Axis, Plot, Point, round_up
 
 NBSP = "\u00a0"
@@ -69,16 +69,8 @@ def run_charts(metrics_path: Path) -> list[Chart]:
 
 
 def _points(records: Sequence[Record], key: str, of: str | None = None) -> list[Point]:
-    """Return steps and finite values of `key`, divided by the count `of` where one is named."""
-    points = []
-    for record in records:
-        value = record.values.get(key, math.nan)
-        if of is not None:
-            total = record.values.get(of, 0.0)
-            value = value / total if total > 0 else math.nan
-        if math.isfinite(value):
-            points.append((float(record.step), value))
-    return points
+    """Return steps and values of `curve` as points."""
+    return [(float(step), value) for step, value in curve(records, key, of)]
 
 
 def _lines(title: str, lines: Sequence[tuple[str, str, list[Point]]], label: str, *, shares: bool) -> Chart | None:

@@ -17,15 +17,15 @@ from cpl_ray.loading import load_config
 from cpl_ray.lock import is_held
 from cpl_ray.measures import Rate
 from cpl_ray.metrics_log import last_record
+from cpl_ray.trials import SWEEP_FILE
 
 State = Literal["running", "finished", "trained", "assessed", "failed", "interrupted", "unknown", "damaged"]
 """`unknown`: begun and not ended, on a system that does not tell whether a process holds the folder."""
 
-SWEEP = "sweep.json"
 CHECKPOINTS = Path("train", "checkpoints")
 TRAINING_FAILURE = Path("train", "failure.txt")
 SUMMARY = Path("train", "summary.json")
-_BEGAN = ("environment.json", "config.yaml", SWEEP)
+_BEGAN = ("environment.json", "config.yaml", SWEEP_FILE)
 _WORK = ("config.yaml", "environment.json", "tracking.json", "manifest.json", "metrics.jsonl", "model", "flips.parquet")
 """What a run writes while it works; later verbs, such as `cpl promote`, leave these alone."""
 _OURS = ("metrics.jsonl", "assessment", "result.json")
@@ -83,14 +83,14 @@ def list_runs(base: Path) -> list[Listed]:
 def look_at(folder: Path) -> Listed | None:
     """Return what a folder holds; None where it is neither a run nor a sweep."""
     try:
-        if (folder / SWEEP).exists():
+        if (folder / SWEEP_FILE).exists():
             return _sweep(folder)
         if (folder / "config.yaml").exists():
             return _run(folder)
         if (folder / "train").is_dir() and any((folder / name).exists() for name in _OURS):
             raise DamagedError("config.yaml is missing")
     except DamagedError as error:
-        kind: Literal["run", "sweep"] = "sweep" if (folder / SWEEP).exists() else "run"
+        kind: Literal["run", "sweep"] = "sweep" if (folder / SWEEP_FILE).exists() else "run"
         return Listed(folder.name, kind, "damaged", str(folder), started=_started(folder), problem=str(error))
     except OSError as error:  # a folder without permission, or one that is deleted while it is looked at
         reason = f"{error.filename}: {error.strerror}"
@@ -198,12 +198,12 @@ def _state(folder: Path, *, finished: bool) -> State:
 
 
 def _sweep(folder: Path) -> Listed:
-    content = read_object(folder / SWEEP)
+    content = read_object(folder / SWEEP_FILE)
     assert content is not None
     said = content.get("state")
     state = _SWEEP_STATES.get(said) if isinstance(said, str) else None
     if state is None:
-        raise DamagedError(f"{SWEEP}: state is {said!r}; expected one of {', '.join(_SWEEP_STATES)}")
+        raise DamagedError(f"{SWEEP_FILE}: state is {said!r}; expected one of {', '.join(_SWEEP_STATES)}")
     held = is_held(folder)
     if held:
         state = "running"
@@ -226,7 +226,7 @@ def _sweep(folder: Path) -> Listed:
         forgotten_held_out=as_rate(forgotten.get("held_out")) if isinstance(forgotten, Mapping) else None,
         trials=trials,
         started=_started(folder),
-        ended=None if state == "running" else _modified(folder / SWEEP),
+        ended=None if state == "running" else _modified(folder / SWEEP_FILE),
     )
 
 
@@ -238,7 +238,7 @@ def rows_of(sweep: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     """
     rows = sweep.get(key, [])
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DamagedError(f"{SWEEP}: {key} is not a list of objects")
+        raise DamagedError(f"{SWEEP_FILE}: {key} is not a list of objects")
     return rows
 
 

@@ -9,8 +9,9 @@ import yaml
 
 from cpl_ray.errors import ConfigError, DataError
 from cpl_ray.tracking_uri import HIDDEN, is_secret_key, redact
+from cpl_ray.trials import SWEEP_FILE
 
-RUN_FILE, SWEEP_FILE = "config.yaml", "sweep.json"
+RUN_FILE = "config.yaml"
 _SHOWN = 5
 
 

@@ -11,8 +11,9 @@ from cpl_ray.card import base_model_name
 from cpl_ray.errors import DataError, UserError
 from cpl_ray.report_charts import Chart, percent
 from cpl_ray.report_run import Measured, RunPage, measured, read_run, summary
-from cpl_ray.report_source import SWEEP_FILE, at, rate_at, read_object
+from cpl_ray.report_source import at, rate_at, read_object
 from cpl_ray.report_sweep_charts import pareto_charts, size_chart
+from cpl_ray.trials import SWEEP_FILE
 
 _STATES = ("finished", "running", "pending", "stopped", "failed")
 

@@ -9,7 +9,6 @@ from typing import Any
 from cpl_ray.errors import ConfigError
 from cpl_ray.listing import (
     SUMMARY,
-    SWEEP,
     DamagedError,
     age_of,
     as_rate,
@@ -22,6 +21,7 @@ from cpl_ray.listing import (
     rows_of,
 )
 from cpl_ray.metrics_log import last_record
+from cpl_ray.trials import SWEEP_FILE
 
 STAGES = {"assess": "assessment", "train": "model", "evaluate": "result.json", "register": "registered.json"}
 """What each stage leaves when it is done."""
@@ -81,7 +81,7 @@ def details_of(folder: Path) -> dict[str, Any] | None:
 
 def _of_sweep(folder: Path) -> dict[str, Any]:
     try:
-        content = read_object(folder / SWEEP) or {}
+        content = read_object(folder / SWEEP_FILE) or {}
         rows_of(content, "trials")
         return {"sweep": content, "best_point": best_point(content) or None}
     except (DamagedError, OSError):  # the reason is in `problem`

@@ -15,9 +15,8 @@ from cpl_ray.metrics_log import read_records
 from cpl_ray.proposals import Outcome, Proposer
 from cpl_ray.rundir import RunDir
 from cpl_ray.space import with_point
-from cpl_ray.trials import ENDED, Trial, read_sweep
+from cpl_ray.trials import ENDED, SWEEP_FILE, Trial, read_sweep
 
-SWEEP_FILE = "sweep.json"
 SweepState = Literal["running", "finished", "interrupted"]
 
 

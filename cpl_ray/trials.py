@@ -16,6 +16,7 @@ FORGOTTEN = ("validation", "held_out", "in_set")
 ENDED: tuple[State, ...] = ("finished", "stopped")
 """What a resumed sweep does not do again."""
 NOTHING = Rate(0, 0)
+SWEEP_FILE = "sweep.json"
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def read_sweep(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: there is none, or it is damaged.
     """
-    path = folder / "sweep.json"
+    path = folder / SWEEP_FILE
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         [Trial.from_dict(trial) for trial in saved["trials"]]

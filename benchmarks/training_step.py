@@ -50,7 +50,9 @@ def four_updates(refresh: int) -> Callable[[], None]:
         num_key_value_heads=4,
     )
     torch.manual_seed(0)
-    config = Config.model_validate({"model": "random", "train": {"micro_batch_size": BATCH}})
+    config = Config.model_validate(
+        {"model": "random", "train": {"micro_batch_size": BATCH, "rule": "cpl" if refresh else "none"}}
+    )
     engine = ZeroEngine(Qwen2ForCausalLM(settings), config)
     comm = Collectives(engine.device)
     ids = torch.randint(0, VOCAB, (2, BATCH, LENGTH), generator=torch.Generator().manual_seed(1)).tolist()
@@ -64,6 +66,6 @@ def four_updates(refresh: int) -> Callable[[], None]:
                 accumulate(engine, mastered, comm, "mastered")
                 engine.capture()
             accumulate(engine, injection, comm, "injection")
-            engine.update(masked=refresh > 0)
+            engine.update()
 
     return run_four

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from cpl_ray.config_methods import MASTERED, AdapterConfig, GuardConfig, Mastered, MethodConfig, Rule
 from cpl_ray.config_run import BudgetConfig, ClusterConfig, RunSection, SearchConfig, TrackingConfig
 from cpl_ray.config_types import Every, PositiveInt, Section, Share
 
@@ -112,14 +113,21 @@ class AssessConfig(Section):
 class TrainConfig(Section):
     """The training loop and the rule."""
 
-    rule: Literal["cpl", "none"] = "cpl"
-    """`cpl`: only collaborative parameters move; `none`: plain fine-tuning through the same code."""
+    rule: Rule = "cpl"
+    """`cpl`: only collaborative parameters move; `none`: plain fine-tuning through the same code; the others are the
+    methods it is compared with (docs/methods.md)."""
     mask_on: Literal["update", "gradient"] = "update"
     """What is compared with the mastered gradient; `gradient` is an ablation. No effect with rule `none`."""
-    mastered_state: Literal["sign", "full"] = "sign"
+    mastered_state: Literal["sign", "full", "ema8", "vote"] = "sign"
     """What is kept of the mastered gradient: its sign (1 byte per element) or all of it.
 
-    `full` takes 4 bytes more and adds conflict mass and predicted change to the metrics."""
+    `full` takes 4 bytes more and adds conflict mass and predicted change to the metrics; `ema8` (1 byte more) takes the
+    sign of an exponential average over refreshes, `vote` (1 byte more) that of a vote over refreshes."""
+    mastered_average: Annotated[float, Field(ge=0, lt=1)] = 0.8
+    """Share of the past that a refresh keeps in the average or in the vote. Only `ema8` and `vote`."""
+    vote_majority: Share = 0.5
+    """Share of the votes by which one sign must lead; else the vote abstains and the parameter may move.
+    Only `vote`."""
     refresh: Every = 1
     """When the mastered gradient is computed: a batch every k updates, or the whole of M train at each `epoch`."""
     epochs: PositiveInt = 25
@@ -201,6 +209,9 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    method: MethodConfig = MethodConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    guard: GuardConfig = GuardConfig()
     cluster: ClusterConfig = ClusterConfig()
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed ZeRO stage."""
@@ -220,6 +231,11 @@ class Config(Section):
         """Injection items per update over all workers."""
         train = self.train
         return train.micro_batch_size * train.gradient_accumulation_steps * self.cluster.num_workers
+
+    @property
+    def mastered_passes(self) -> Mastered:
+        """How mastered items come into training."""
+        return MASTERED[self.train.rule]
 
     @property
     def running_zero_stage(self) -> int:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError, NonFiniteError
 from cpl_ray.layout import Layout
+from cpl_ray.methods.build import METHODS, build_method
 from cpl_ray.optimizer import CPLOptimizer, Mode
 from cpl_ray.wrapped import WrappedOptimizer, load_optimizer_class
 from cpl_ray.zero_layout import read_layout
@@ -51,6 +52,8 @@ def derive_deepspeed_config(config: Config) -> dict[str, Any]:
         zero |= {"reduce_bucket_size": 1 << 22, "allgather_bucket_size": 1 << 22}
     if config.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": config.cluster.use_gpu}
+    if METHODS[config.train.rule].whole:
+        zero["sub_group_size"] = 1 << 62  # a global dot product needs all sub-groups in one step
     if stage == 3:
         # its replacement of F.linear changes gradients in bf16, for the whole process
         zero |= {"memory_efficient_linear": False, "stage3_gather_16bit_weights_on_model_save": True}
@@ -93,8 +96,7 @@ def build_optimizer(config: Config, model: nn.Module) -> CPLOptimizer:
     shared: dict[str, Any] = {
         "lr": settings.lr,
         "weight_decay": settings.weight_decay,
-        "mask_on": train.mask_on,
-        "mastered_state": train.mastered_state,
+        "method": build_method(config),
         "whole_gradients": config.running_zero_stage == 0,
         "max_grad_norm": train.max_grad_norm,
     }
@@ -128,6 +130,8 @@ class ZeroEngine:
         self.replicas = torch.distributed.get_world_size() if self.stage == 0 else 1
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=self.optimizer, config=self.config)
         self.optimizer.init_state()
+        if self.stage > 0 and self.replicas == 1 and torch.distributed.get_world_size() > 1:
+            self.optimizer.sum_over_partitions = self._sum_over_partitions
 
     @property
     def module(self) -> nn.Module:
@@ -158,16 +162,17 @@ class ZeroEngine:
         Raises:
             NonFiniteError: it is NaN or infinite on some rank; raised on every rank.
         """
-        with self._not_counted(), self._unclipped():
+        clipped = contextlib.nullcontext() if self.optimizer.method.clips_mastered else self._unclipped()
+        with self._not_counted(), clipped:
             return self._step(Mode.CAPTURE, "mastered")
 
-    def update(self, *, masked: bool) -> float:
-        """Apply the accumulated injection gradient, masked by the rule or plain. Returns its norm before clipping.
+    def update(self) -> float:
+        """Apply the accumulated injection gradient as the method says. Returns its norm before clipping.
 
         Raises:
             NonFiniteError: it is NaN or infinite on some rank; raised on every rank before anything moved.
         """
-        return self._step(Mode.UPDATE if masked else Mode.PLAIN, "injection")
+        return self._step(Mode.UPDATE, "injection")
 
     def layout(self) -> Layout:
         """Return which elements of which parameter lie where in this rank's `optimizer.flat_params`.
@@ -209,6 +214,11 @@ class ZeroEngine:
         if not math.isfinite(norm):
             raise NonFiniteError(f"the norm of the {what} gradient is {norm}")
         return norm
+
+    @staticmethod
+    def _sum_over_partitions(tensor: Tensor) -> Tensor:
+        torch.distributed.all_reduce(tensor)
+        return tensor
 
     @contextlib.contextmanager
     def _not_counted(self) -> Iterator[None]:

@@ -49,7 +49,7 @@ class LayerShares:
             if numel != wanted:
                 raise LayoutError(f"the ranks hold {numel:.0f} elements of {name}; expected {wanted}")
 
-    def measure(self, states: Sequence[SignState | None]) -> tuple[dict[str, float], dict[str, float]]:
+    def measure(self, states: Sequence[object]) -> tuple[dict[str, float], dict[str, float]]:
         """Return by layer the share of elements that may move, and of those whose class the last mask changed.
 
         Args:
@@ -58,7 +58,7 @@ class LayerShares:
         """
         totals = torch.zeros(2, len(self.names), dtype=torch.int64)
         for state, runs in zip(states, self._runs, strict=True):
-            if state is None:  # never masked: nothing of it conflicts
+            if not isinstance(state, SignState):  # never masked: nothing of it conflicts
                 continue
             counts = torch.zeros(2, len(self.names), dtype=torch.int64, device=state.code.device)
             for number, part in runs:

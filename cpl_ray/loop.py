@@ -1,6 +1,7 @@
 """The training loop: torch only. It runs the same under Ray Train, under plain gloo processes and in one process.
 
     for each update: [refresh due: mastered passes -> engine.capture()]  injection passes -> engine.update()
+    (methods other than the rule mix mastered passes into the update's, or capture before the first update only)
     then, when due:  evaluate by the same scorer, stop at the learned target, checkpoint
 
 The order of items is a pure function of seed and step, so the loop's whole state is two cursors and a few sums.
@@ -16,21 +17,18 @@ from typing import Protocol
 
 import torch
 
-from cpl_ray.batches import Batch, collate
 from cpl_ray.checkpoint import Saves, latest_checkpoint, load_checkpoint, save_checkpoint
 from cpl_ray.collectives import Collectives
 from cpl_ray.config import Config
-from cpl_ray.encoding import Encoded
-from cpl_ray.errors import DataError, LayoutError
+from cpl_ray.errors import LayoutError
 from cpl_ray.layer_shares import LayerShares
 from cpl_ray.layout import Layout
-from cpl_ray.order import ItemOrder, Rows, rank_micro_batches
+from cpl_ray.passes import Passes, RowSource
 from cpl_ray.recorder import Recorder
 from cpl_ray.schedule import learning_rate, planned_updates
-from cpl_ray.step import Engine, accumulate, update_metrics
+from cpl_ray.step import Engine, update_metrics
 
 _log = logging.getLogger(__name__)
-MASTERED_SEED_OFFSET = 1_000_003  # the two sets must not share their permutations
 CHECKPOINTS = Path("train", "checkpoints")
 LAYER_RECORDS = 100  # about so many over a run
 MEANS = ("collaborative_share", "conflict_share", "zero_share", "flip_rate", "moved_share")
@@ -38,14 +36,6 @@ MEANS = ("collaborative_share", "conflict_share", "zero_share", "flip_rate", "mo
 
 class TrainEngine(Engine, Saves, Protocol):
     """An engine that trains and can be checkpointed."""
-
-
-class RowSource(Protocol):
-    """Random access to a set's encoded rows (streams may need them asked for in order)."""
-
-    num_rows: int
-
-    def take(self, rows: Rows) -> list[Encoded]: ...
 
 
 @dataclass
@@ -78,7 +68,7 @@ class TrainingLoop:
         config: the run's configuration.
         engine: holds model and optimizer.
         injection: the injection set.
-        mastered: the mastered set; None with rule `none`.
+        mastered: the mastered set; None with rules that make no use of it.
         pad_id: token id of padding (masked everywhere).
         evaluate: scores the live model, all ranks together, and returns the record of an evaluation; None: never.
         run_folder: where metrics.jsonl and checkpoints go; shared by all ranks. None: nothing is written.
@@ -99,24 +89,15 @@ class TrainingLoop:
         zero_stage: int = 0,
         report: Callable[[dict[str, float]], None] = lambda record: None,
     ) -> None:
-        if config.train.rule == "cpl" and mastered is None:
-            raise DataError("train.rule=cpl needs a mastered set")
         self.config = config
         self.engine = engine
         self.comm = Collectives(engine.device)
         self.state = LoopState()
-        self._injection, self._mastered, self._pad_id = injection, mastered, pad_id
         self._evaluate, self._report = evaluate, report
         self._run_folder, self._zero_stage = run_folder, zero_stage
+        self._passes = Passes(config, engine, self.comm, injection, mastered, pad_id=pad_id)
+        self.steps_per_epoch = self._passes.steps_per_epoch
         train = config.train
-        self._batch_size = train.micro_batch_size * train.gradient_accumulation_steps * self.comm.world_size
-        window = config.data.shuffle_window
-        self._order = ItemOrder(injection.num_rows, train.seed, train.shuffle, window)
-        if mastered is not None:
-            self._mastered_order = ItemOrder(
-                mastered.num_rows, train.seed + MASTERED_SEED_OFFSET, train.shuffle, window
-            )
-        self.steps_per_epoch = self._order.steps_per_epoch(self._batch_size)
         self.total_steps = planned_updates(self.steps_per_epoch, train.epochs, train.max_steps)
         self._layers_every = max(1, self.total_steps // LAYER_RECORDS)
         self._layers: LayerShares | None = None
@@ -130,6 +111,8 @@ class TrainingLoop:
         """
         torch.manual_seed(self.config.train.seed * 100_003 + self.comm.rank)
         self._restore()
+        if self.engine.optimizer.method.needs_layout:
+            self.engine.optimizer.method.bind(self.engine.layout())
         metrics_path = self._run_folder / "metrics.jsonl" if self._run_folder and self.comm.rank == 0 else None
         self._recorder = Recorder(metrics_path, self.state.step)
         try:
@@ -159,21 +142,22 @@ class TrainingLoop:
         epoch, index = divmod(state.step, self.steps_per_epoch)
         self.engine.module.train()
         record: dict[str, float] = {"epoch": state.step / self.steps_per_epoch}
-        tokens = 0
-        masked = train.rule == "cpl"
-        if masked and (self._refresh_due(index) or not self.engine.optimizer.has_mastered):
-            tokens += self._capture(epoch, record)
-        rows = self._order.batch(epoch, index, self._batch_size)
-        batches = self._batches(self._injection, rows, self._batch_size, train.micro_batch_size)
-        result = accumulate(self.engine, batches, self.comm, "injection")
+        captured = self._passes.capture_if_due(state.step, state.captures)
+        result = self._passes.injection(epoch, index)
+        mixed = self._passes.mix(state.captures)
+        for mastered in (captured, mixed):
+            if mastered is not None:
+                state.captures += 1
+                record |= mastered.record()
         lr = learning_rate(self.config.optimizer.lr, train.schedule, state.step, self.total_steps, train.warmup_steps)
         self.engine.set_lr(lr)
-        by_layer = masked and (state.step + 1) % self._layers_every == 0
+        by_layer = train.rule == "cpl" and (state.step + 1) % self._layers_every == 0
         self.engine.optimizer.mark_flips = by_layer
-        norm = self.engine.update(masked=masked)
+        self.engine.optimizer.update_index = state.step
+        norm = self.engine.update()
         record |= {"loss_injection": result.loss, "grad_norm_injection": norm, "lr": lr}
         record |= update_metrics(self.engine, self.comm)
-        tokens += result.num_tokens
+        tokens = sum(made.num_tokens for made in (captured, result, mixed) if made is not None)
         state.step += 1
         self._count(record)
         record["tokens_per_s"] = tokens / (time.perf_counter() - started)
@@ -189,7 +173,7 @@ class TrainingLoop:
                 self._layers_every = 1 << 62
                 return
             self._layers = LayerShares(layout, self.engine.replicas, self.comm)
-        shares, flips = self._layers.measure(self.engine.optimizer.mastered_states)
+        shares, flips = self._layers.measure(self.engine.optimizer.kept_states)
         self._recorder.write("layers", self.state.step, shares)
         if flips_known:
             self._recorder.write("layer_flips", self.state.step, flips)
@@ -206,37 +190,6 @@ class TrainingLoop:
         if self.comm.rank == 0:
             _log.warning(f"shares by layer are not recorded: {reason or 'another rank cannot tell its layout'}")
         return None
-
-    def _refresh_due(self, index: int) -> bool:
-        refresh = self.config.train.refresh
-        return index == 0 if refresh == "epoch" else self.state.step % int(refresh) == 0
-
-    def _capture(self, epoch: int, record: dict[str, float]) -> int:
-        """Make g_M from the whole of M train (refresh `epoch`) or the next mastered batch; return its tokens."""
-        assert self._mastered is not None
-        train, size = self.config.train, self._mastered.num_rows
-        if train.refresh == "epoch":
-            rows = self._mastered_order.batch(epoch, 0, size)
-        else:
-            size = min(train.mastered_batch_size, size)
-            rows = self._mastered_order.endless(self.state.captures, size)
-        micro = train.mastered_micro_batch_size or train.micro_batch_size
-        batches = self._batches(self._mastered, rows, size, micro)
-        result = accumulate(self.engine, batches, self.comm, "mastered")
-        record["grad_norm_mastered"] = self.engine.capture()
-        record["loss_mastered"] = result.loss
-        self.state.captures += 1
-        return result.num_tokens
-
-    def _batches(self, source: RowSource, rows: Rows, global_size: int, micro_batch_size: int) -> list[Batch]:
-        micro = rank_micro_batches(
-            rows,
-            rank=self.comm.rank,
-            world_size=self.comm.world_size,
-            global_size=global_size,
-            micro_batch_size=micro_batch_size,
-        )
-        return [collate(source.take(part), self._pad_id) for part in micro]
 
     def _count(self, record: dict[str, float]) -> None:
         state = self.state

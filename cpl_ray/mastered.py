@@ -54,6 +54,10 @@ class SignState:
         """Return the tensors a checkpoint must hold."""
         return {"code": self.code}
 
+    def restored(self) -> None:
+        """Note that `tensors` were read from a checkpoint."""
+        self.captured = self.classified = True
+
     @staticmethod
     def _conflict_bits(code: Tensor) -> Tensor:
         return (code >= CONFLICT_BIT - 1).to(torch.int8) * CONFLICT_BIT

@@ -1,12 +1,13 @@
 """The CPL optimizer: SGD, momentum, Adam and AdamW whose update moves collaborative parameters only.
 
+Other methods than the rule take its place in the same step (methods/base.py).
+
 It is a plain `torch.optim.Optimizer` and knows nothing of DeepSpeed. ZeRO hands it the flat fp32 partition with the
 reduced, averaged, clipped gradient in every stage, so the elementwise rule needs no communication of its own. A mode
 tells what a `step()` means; it starts idle, because ZeRO calls `step()` with zero gradients while it sets itself up.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import Any
 
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor
 
 from cpl_ray.errors import NonFiniteError
-from cpl_ray.mastered import MASTERED_STATES, SignState
-from cpl_ray.rule import adam_update_, collaborative, contribution, momentum_update_
+from cpl_ray.mastered import SignState
+from cpl_ray.methods.base import PLAIN, Chunk, Flat, Kept, Method, StepView, UpdateStats
+from cpl_ray.methods.collaborative import Collaborative
+from cpl_ray.rule import adam_direction, adam_moments_, momentum_update_
 
 CHUNK = 1 << 18  # elements per pass: bounds scratch memory and keeps one chunk in cache
 
@@ -28,27 +31,9 @@ class Mode(Enum):
     CAPTURE = "capture"
     """Take the gradients as g_M, move nothing."""
     UPDATE = "update"
-    """Move collaborative parameters."""
+    """Move parameters as the method says."""
     PLAIN = "plain"
     """Move all parameters (plain fine-tuning)."""
-
-
-@dataclass
-class UpdateStats:
-    """Counts over this rank's elements for one update; padding is included and lands in `zero`."""
-
-    total: int = 0
-    counts: dict[str, Tensor] = field(default_factory=dict)
-
-    def add(self, **values: Tensor) -> None:
-        """Add scalar tensors by name, e.g. `conflict`, `zero`, `flips`, `moved`, `moved_against`."""
-        for name, value in values.items():
-            value = value.double()
-            self.counts[name] = self.counts[name] + value if name in self.counts else value
-
-    def to_dict(self) -> dict[str, float]:
-        """Return all counts as Python numbers (one device synchronisation)."""
-        return {"total": float(self.total), **{name: float(value) for name, value in self.counts.items()}}
 
 
 class CPLOptimizer(torch.optim.Optimizer):
@@ -65,8 +50,7 @@ class CPLOptimizer(torch.optim.Optimizer):
         betas: Adam's decay rates.
         eps: added outside the root.
         momentum: for `sgd`, without dampening.
-        mask_on: `update`, or `gradient` for the ablation that masks before the moments.
-        mastered_state: `sign` (int8) or `full` (all of g_M).
+        method: how gradients become updates; None: the rule, keeping the sign of g_M.
         whole_gradients: this rank sees whole gradients in one step (ZeRO stage 0, plain torch): measure their norm,
             refuse non-finite ones and clip here. With partitions ZeRO does these three itself, over all ranks.
         max_grad_norm: clip the unmasked gradient to this norm. No effect unless `whole_gradients`.
@@ -82,8 +66,7 @@ class CPLOptimizer(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         momentum: float = 0.0,
-        mask_on: str = "update",
-        mastered_state: str = "sign",
+        method: Method | None = None,
         whole_gradients: bool = False,
         max_grad_norm: float | None = None,
     ) -> None:
@@ -92,16 +75,18 @@ class CPLOptimizer(torch.optim.Optimizer):
         defaults = {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps, "momentum": momentum}
         super().__init__(params, defaults)
         self.name = name
-        self.mask_on = mask_on
+        self.method = Collaborative() if method is None else method
         self.whole_gradients = whole_gradients
         self.max_grad_norm = max_grad_norm
         self.mode = Mode.IDLE
         self.stats = UpdateStats()
         self.gradient_norm: float | None = None
+        self.update_index = 0  # updates done before the next one, over the whole run: the loop says it
         self.mark_flips = False  # whether the next mask marks the elements whose class it changes
+        self.sum_over_partitions: Callable[[Tensor], Tensor] = lambda tensor: tensor
+        """Adds a float64 tensor up over the ranks that hold the other partitions."""
         self._restored: dict[str, Tensor] = {}  # from a checkpoint, for parameters not seen yet
-        self._new_mastered = MASTERED_STATES[mastered_state]
-        self._mastered: dict[Tensor, SignState | None] = {}  # in order of first sight, the same in every run
+        self._kept: dict[Tensor, Kept | None] = {}  # in order of first sight, the same in every run
 
     def init_state(self) -> None:
         """Create the state of all parameters now. ZeRO 1 and 2 link only the state that exists at their first step."""
@@ -120,12 +105,24 @@ class CPLOptimizer(torch.optim.Optimizer):
         if self.mode is Mode.IDLE:
             return
         scale = self._clip_scale([param.grad for param, _ in pairs])
-        for param, group in pairs:
-            if self.mode is Mode.CAPTURE:
-                self._mastered_of(param).capture(param.grad.reshape(-1))
-            else:
-                self.stats.total += param.numel()
-                self._apply(param, group, scale)
+        if self.mode is Mode.CAPTURE:
+            for param, _ in pairs:
+                gradient = param.grad.reshape(-1)
+                self._kept_of(param).capture(gradient * scale if scale != 1.0 else gradient)
+            return
+        method = self.method if self.mode is Mode.UPDATE else PLAIN
+        places = {param: index for index, param in enumerate(self._kept)}
+        flats = [self._flat(param, group, places[param]) for param, group in pairs]
+        step = StepView(self.update_index, flats, scale, self.sum_over_partitions, self.stats)
+        method.begin(step)
+        for flat in flats:
+            self.stats.total += flat.param.numel()
+            self._apply(flat, method, step)
+        if method.two_passes:
+            method.between(step)
+            for flat in flats:
+                self._move(flat, method, step)
+        method.end(step)
 
     def start(self, mode: Mode) -> None:
         """Set the mode of the next step and clear its statistics."""
@@ -136,22 +133,22 @@ class CPLOptimizer(torch.optim.Optimizer):
     @property
     def has_mastered(self) -> bool:
         """Whether a mastered gradient has been captured for every parameter seen so far."""
-        states = self._mastered.values()
+        states = self._kept.values()
         return bool(self._restored) or (bool(states) and all(state is not None and state.captured for state in states))
 
     @property
     def flat_params(self) -> list[Tensor]:
         """The tensors this optimizer was given, in the order of their first sight: parameters or ZeRO's partitions."""
-        return list(self._mastered)
+        return list(self._kept)
 
     @property
-    def mastered_states(self) -> list[SignState | None]:
-        """What is kept of g_M for each of `flat_params`; None for one that never had a gradient to capture or mask."""
-        return list(self._mastered.values())
+    def kept_states(self) -> list[Kept | None]:
+        """What the method keeps for each of `flat_params`; None for one that it never had to keep anything for."""
+        return list(self._kept.values())
 
     def mastered_tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint must hold of the mastered state: `INDEX.code`, `INDEX.gradient`."""
-        states = [(i, state) for i, state in enumerate(self._mastered.values()) if state is not None]
+        states = [(i, state) for i, state in enumerate(self._kept.values()) if state is not None]
         return {f"{index}.{key}": tensor for index, state in states for key, tensor in state.tensors().items()}
 
     def load_mastered_tensors(self, tensors: dict[str, Tensor]) -> None:
@@ -163,7 +160,7 @@ class CPLOptimizer(torch.optim.Optimizer):
             ValueError: the sizes are not those of this partition; for parameters not seen yet at the first step.
         """
         self._restored = dict(tensors)
-        for index, param in enumerate(self._mastered):
+        for index, param in enumerate(self._kept):
             self._restore(index, param)
 
     def _restore(self, index: int, param: Tensor) -> None:
@@ -173,7 +170,7 @@ class CPLOptimizer(torch.optim.Optimizer):
         }
         if not saved:
             return
-        state = self._mastered_of(param)
+        state = self._kept_of(param)
         own = state.tensors()
         if {key: tensor.shape for key, tensor in own.items()} != {key: tensor.shape for key, tensor in saved.items()}:
             raise ValueError(
@@ -181,19 +178,31 @@ class CPLOptimizer(torch.optim.Optimizer):
             )
         for key, tensor in own.items():
             tensor.copy_(saved[key])
-        state.captured = state.classified = True
+        state.restored()
 
-    def _mastered_of(self, param: Tensor) -> SignState:
-        """Return the mastered state of a parameter, made at its first use: plain fine-tuning pays no memory for it."""
-        state = self._mastered[param]
-        if state is None:
-            state = self._mastered[param] = self._new_mastered(param)
-        return state
+    def _kept_of(self, param: Tensor) -> Kept:
+        """Return what the method keeps for a tensor, made at its first use: plain fine-tuning pays no memory for it.
+
+        Raises:
+            ValueError: the method keeps nothing, so that there is nothing to capture or restore.
+        """
+        kept = self._kept[param]
+        if kept is None:
+            kept = self._kept[param] = self.method.new_kept(param)
+        if kept is None:
+            raise ValueError(f"{type(self.method).__name__} keeps nothing of mastered gradients")
+        return kept
+
+    def _flat(self, param: Tensor, group: dict[str, Any], index: int) -> Flat:
+        assert param.grad is not None
+        if self.mode is Mode.UPDATE:
+            self._kept[param] = self._kept[param] or self.method.new_kept(param)
+        return Flat(index, param, param.grad.reshape(-1), group, self.state[param], self._kept[param])
 
     def _init_param(self, param: Tensor, group: dict[str, Any]) -> None:
-        if param not in self._mastered:
-            self._mastered[param] = None
-            self._restore(len(self._mastered) - 1, param)
+        if param not in self._kept:
+            self._kept[param] = self.method.new_kept(param) if self.method.keeps_start else None
+            self._restore(len(self._kept) - 1, param)
         if not self.state[param]:
             self._init_moments(param, group)
 
@@ -218,61 +227,74 @@ class CPLOptimizer(torch.optim.Optimizer):
         self.gradient_norm = norm
         if norm != norm or norm == float("inf"):
             raise NonFiniteError(f"the gradient's norm is {norm}; no parameter was moved")
-        if self.mode is Mode.CAPTURE or self.max_grad_norm is None:
+        unclipped = self.mode is Mode.CAPTURE and not self.method.clips_mastered
+        if unclipped or self.max_grad_norm is None:
             return 1.0
         return min(1.0, self.max_grad_norm / (norm + 1e-6))
 
-    def _apply(self, param: Tensor, group: dict[str, Any], scale: float) -> None:
-        """Update one flat parameter chunk by chunk."""
-        state = self.state[param]
-        state["step"] += 1
-        step = int(state["step"])
-        mastered = self._mastered_of(param) if self.mode is Mode.UPDATE else None
-        assert param.grad is not None
-        theta, gradient = param.view(-1), param.grad.reshape(-1)
-        moments = [state[key].view(-1) for key in ("exp_avg", "exp_avg_sq") if key in state]
+    def _apply(self, flat: Flat, method: Method, step: StepView) -> None:
+        """Feed the moments of one flat tensor and, unless the method wants all moments first, update it."""
+        flat.state["step"] += 1
+        for chunk in self._chunks(flat, step):
+            fed = self._fed(chunk, method)
+            self._feed(chunk, fed)
+            if not method.two_passes:
+                self._move_chunk(chunk, method, fed)
+
+    def _move(self, flat: Flat, method: Method, step: StepView) -> None:
+        """Update one flat tensor whose moments are fed."""
+        for chunk in self._chunks(flat, step):
+            self._move_chunk(chunk, method, self._fed(chunk, method))
+
+    def _move_chunk(self, chunk: Chunk, method: Method, fed: Tensor) -> None:
+        theta = chunk.flat.param.view(-1)[chunk.part]
+        before = theta.clone()
+        update = method.update(self._direction(chunk, fed), chunk)
+        theta.sub_(update, alpha=chunk.lr)
+        self._count_moves(before.sub_(theta), chunk)
+
+    def _chunks(self, flat: Flat, step: StepView) -> Iterator[Chunk]:
+        theta = flat.param.view(-1)
         for start in range(0, theta.numel(), CHUNK):
             part = slice(start, min(start + CHUNK, theta.numel()))
-            before = theta[part].clone()
-            fed = gradient[part] * scale if scale != 1.0 else gradient[part]
-            if mastered is not None and self.mask_on == "gradient":
-                fed = self._mask(fed, mastered, part, group["lr"])
-            update = self._direction(theta[part], fed, [m[part] for m in moments], step, group)
-            if mastered is not None and self.mask_on == "update":
-                update = self._mask(update, mastered, part, group["lr"])
-            theta[part].sub_(update, alpha=group["lr"])
-            self._count_moves(before.sub_(theta[part]), mastered, part)
-        if mastered is not None:
-            mastered.classified = True
+            yield Chunk(flat, part, theta[part], step, self.mark_flips)
 
-    def _direction(
-        self, theta: Tensor, gradient: Tensor, moments: list[Tensor], step: int, group: dict[str, Any]
-    ) -> Tensor:
-        """Return u, decay included; moments change in place, theta and gradient do not."""
-        decay = group["weight_decay"]
-        if decay and self.name != "adamw":
-            gradient = gradient.add(theta, alpha=decay)
+    def _shaped(self, chunk: Chunk, method: Method) -> Tensor:
+        """Return the clipped gradient as the method has it."""
+        gradient = chunk.flat.gradient[chunk.part]
+        return method.gradient(gradient * chunk.step.scale if chunk.step.scale != 1.0 else gradient, chunk)
+
+    def _fed(self, chunk: Chunk, method: Method) -> Tensor:
+        """Return what the moments are fed: the gradient as the method has it, coupled decay included."""
+        gradient = self._shaped(chunk, method)
+        decay = chunk.flat.group["weight_decay"]
+        return gradient.add(chunk.theta, alpha=decay) if decay and self.name != "adamw" else gradient
+
+    def _feed(self, chunk: Chunk, fed: Tensor) -> None:
+        group, moments = chunk.flat.group, self._moments(chunk)
+        if self.name != "sgd":
+            adam_moments_(fed, moments[0], moments[1], group["betas"])
+        elif moments:
+            momentum_update_(fed, moments[0], group["momentum"])
+
+    def _direction(self, chunk: Chunk, fed: Tensor) -> Tensor:
+        """Return u, decay included, from fed moments; nothing changes."""
+        group, moments = chunk.flat.group, self._moments(chunk)
         if self.name == "sgd":
-            return momentum_update_(gradient, moments[0], group["momentum"]) if moments else gradient
-        update = adam_update_(gradient, moments[0], moments[1], step, group["betas"], group["eps"])
-        return update.add_(theta, alpha=decay) if decay and self.name == "adamw" else update
+            return moments[0] if moments else fed
+        exp_avg, exp_avg_sq = moments
+        update = adam_direction(exp_avg, exp_avg_sq, int(chunk.flat.state["step"]), group["betas"], group["eps"])
+        decay = group["weight_decay"]
+        return update.add_(chunk.theta, alpha=decay) if decay and self.name == "adamw" else update
 
-    def _mask(self, update: Tensor, mastered: SignState, part: slice, lr: float) -> Tensor:
-        """Return `update` with its conflicting entries set to zero, and count the classes."""
-        sign = mastered.sign(part)
-        mask = collaborative(update, sign)
-        self.stats.add(conflict=(~mask).sum(), zero=((update == 0) | (sign == 0)).sum())
-        values = mastered.values(part)
-        if values is not None:
-            s = contribution(update, values)
-            self.stats.add(conflict_mass=s.clamp(max=0).sum(), predicted_change=-lr * s.clamp(min=0).sum())
-        flips = mastered.classify(part, ~mask, mark_flips=self.mark_flips)
-        if mastered.classified:
-            self.stats.add(flips=flips, flip_of=torch.tensor(float(mask.numel())))
-        return update * mask
+    @staticmethod
+    def _moments(chunk: Chunk) -> list[Tensor]:
+        state = chunk.flat.state
+        return [state[key].view(-1)[chunk.part] for key in ("exp_avg", "exp_avg_sq") if key in state]
 
-    def _count_moves(self, moved_down: Tensor, mastered: SignState | None, part: slice) -> None:
+    def _count_moves(self, moved_down: Tensor, chunk: Chunk) -> None:
         """Count from stored values, not from the mask: `moved_down` is theta before minus theta after."""
         self.stats.add(moved=(moved_down != 0).sum())
-        if mastered is not None:
-            self.stats.add(moved_against=(torch.sign(moved_down) * mastered.sign(part) < 0).sum())
+        kept = chunk.flat.kept
+        if isinstance(kept, SignState):
+            self.stats.add(moved_against=(torch.sign(moved_down) * kept.sign(chunk.part) < 0).sum())

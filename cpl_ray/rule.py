@@ -58,21 +58,30 @@ def momentum_update_(gradient: Tensor, buffer: Tensor, momentum: float) -> Tenso
     return buffer.mul_(momentum).add_(gradient)
 
 
-def adam_update_(
-    gradient: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, step: int, betas: tuple[float, float], eps: float
-) -> Tensor:
-    """Update both moments in place and return u = m_hat / (sqrt(v_hat) + eps), a new tensor `[num_params]`.
+def adam_moments_(gradient: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, betas: tuple[float, float]) -> None:
+    """Update both moments in place: m <- beta1 * m + (1 - beta1) * g, v <- beta2 * v + (1 - beta2) * g^2.
 
     Args:
-        gradient: the unmasked gradient fed to the moments.
+        gradient: the unmasked gradient fed to the moments, `[num_params]`.
         exp_avg: m, changed in place.
         exp_avg_sq: v, changed in place.
+        betas: decay rates of m and v.
+    """
+    beta1, beta2 = betas
+    exp_avg.mul_(beta1).add_(gradient, alpha=1 - beta1)
+    exp_avg_sq.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+
+
+def adam_direction(exp_avg: Tensor, exp_avg_sq: Tensor, step: int, betas: tuple[float, float], eps: float) -> Tensor:
+    """Return u = m_hat / (sqrt(v_hat) + eps), a new tensor `[num_params]`.
+
+    Args:
+        exp_avg: m, this step's gradient included.
+        exp_avg_sq: v, likewise.
         step: t, the number of updates including this one, >= 1.
         betas: decay rates of m and v.
         eps: added outside the root.
     """
     beta1, beta2 = betas
-    exp_avg.mul_(beta1).add_(gradient, alpha=1 - beta1)
-    exp_avg_sq.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
     denominator = exp_avg_sq.div(1 - beta2**step).sqrt_().add_(eps)
     return exp_avg.div(1 - beta1**step).div_(denominator)

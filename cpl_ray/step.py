@@ -33,7 +33,7 @@ class Engine(Protocol):
     def backward(self, loss: Tensor) -> None: ...
     def set_lr(self, lr: float) -> None: ...
     def capture(self) -> float: ...
-    def update(self, *, masked: bool) -> float: ...
+    def update(self) -> float: ...
     def layout(self) -> Layout: ...
 
 
@@ -52,11 +52,20 @@ def takes_positions(module: nn.Module) -> bool:
     return "logits_to_keep" in inspect.signature(module.forward).parameters
 
 
-def accumulate(engine: Engine, batches: Sequence[Batch], comm: Collectives, what: str) -> PassResult:
-    """Run forward and backward over a rank's micro-batches; the engine then holds the gradient of the global mean.
+def accumulate(
+    engine: Engine, batches: Sequence[Batch], comm: Collectives, what: str, *, weight: float = 1.0
+) -> PassResult:
+    """Run forward and backward over a rank's micro-batches; adds the gradient of the global mean to the engine's.
 
     The mean is over the supervised tokens of all ranks and micro-batches; ranks are averaged by the engine, hence the
     factor world_size / global count on each micro-batch's loss sum.
+
+    Args:
+        engine: holds the model; further passes before its next step add up.
+        batches: this rank's micro-batches, equally many on every rank.
+        comm: sums over ranks.
+        what: name of the set, for messages.
+        weight: factor on the gradient, not on the loss that is returned.
 
     Raises:
         NonFiniteError: the loss is NaN or infinite on some rank; raised on every rank.
@@ -65,7 +74,7 @@ def accumulate(engine: Engine, batches: Sequence[Batch], comm: Collectives, what
     num_targets, num_tokens = comm.sum([sum(b.num_targets for b in batches), sum(b.num_tokens for b in batches)])
     if not num_targets:
         raise DataError(f"the {what} batch has no answer token to train on")
-    scale = comm.world_size / num_targets
+    scale = weight * comm.world_size / num_targets
     sparse = takes_positions(engine.module)
     total = 0.0
     for batch in (b.to(engine.device) for b in batches):

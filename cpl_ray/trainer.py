@@ -70,7 +70,7 @@ def train(
         check_resumable(checkpoint, world_size=config.cluster.num_workers, zero_stage=config.running_zero_stage)
         say(f"resuming after update {checkpoint.step}")
     datasets: dict[str, Any] = {"injection": _stream(assessment, encoder, "injection")}
-    if config.train.rule == "cpl":
+    if config.mastered_passes != "none":
         datasets["mastered"] = _stream(assessment, encoder, "mastered")
     counted = {part: [r for r in assessment.parts[part] if in_denominator(part, r.before)] for part in COUNTS}
     if config.evaluate.every is not None and any(counted.values()):

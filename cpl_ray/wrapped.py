@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from cpl_ray.errors import ConfigError
-from cpl_ray.optimizer import CPLOptimizer, Mode
+from cpl_ray.methods.base import Chunk, Flat, Method, StepView
+from cpl_ray.optimizer import CPLOptimizer
 
 ELEMENTWISE = ("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD")
 REFUSED = {
@@ -53,8 +54,7 @@ class WrappedOptimizer(CPLOptimizer):
         lr: learning rate.
         weight_decay: passed on when not zero.
         options: further constructor arguments.
-        mask_on: `update` or `gradient`, as for `CPLOptimizer`.
-        mastered_state: as for `CPLOptimizer`.
+        method: as for `CPLOptimizer`, but none of `two_passes`: the moments are not ours.
         whole_gradients: as for `CPLOptimizer`.
         max_grad_norm: as for `CPLOptimizer`.
 
@@ -70,8 +70,7 @@ class WrappedOptimizer(CPLOptimizer):
         lr: float,
         weight_decay: float = 0.0,
         options: dict[str, Any] | None = None,
-        mask_on: str = "update",
-        mastered_state: str = "sign",
+        method: Method | None = None,
         whole_gradients: bool = False,
         max_grad_norm: float | None = None,
     ) -> None:
@@ -81,11 +80,15 @@ class WrappedOptimizer(CPLOptimizer):
         super().__init__(
             params,
             lr=lr,
-            mask_on=mask_on,
-            mastered_state=mastered_state,
+            method=method,
             whole_gradients=whole_gradients,
             max_grad_norm=max_grad_norm,
         )
+        if self.method.two_passes:
+            raise ConfigError(
+                f"{type(self.method).__name__} needs the moments, and {cls.__module__}.{cls.__name__} keeps its own "
+                "to itself; use optimizer.name sgd, adam or adamw"
+            )
         for group in self.param_groups:
             for key in ("weight_decay", "betas", "eps", "momentum"):  # these defaults are ours, not the inner one's
                 del group[key]
@@ -97,16 +100,12 @@ class WrappedOptimizer(CPLOptimizer):
     def _init_moments(self, param: Tensor, group: dict[str, Any]) -> None:
         """Leave the state to the foreign optimizer, which makes it at its first step."""
 
-    def _apply(self, param: Tensor, group: dict[str, Any], scale: float) -> None:
+    def _apply(self, flat: Flat, method: Method, step: StepView) -> None:
+        param, group = flat.param, flat.group
         before = param.detach().clone()
+        chunk = Chunk(flat, slice(0, param.numel()), before.view(-1), step, self.mark_flips)
         gradient = param.grad
-        assert gradient is not None
-        mastered = self._mastered_of(param) if self.mode is Mode.UPDATE else None
-        whole = slice(0, param.numel())
-        fed = gradient * scale
-        if mastered is not None and self.mask_on == "gradient":
-            fed = self._mask(fed.view(-1), mastered, whole, group["lr"]).view_as(fed)
-        param.grad = fed
+        param.grad = self._shaped(chunk, method).clone().view_as(param)
         # ZeRO swaps param_groups and their `params` lists from call to call, so the inner one gets just this parameter
         self._inner.param_groups = [{**group, "params": [param]}]
         self._inner.state = self.state  # another object after a checkpoint was loaded
@@ -115,10 +114,9 @@ class WrappedOptimizer(CPLOptimizer):
             if key != "params":
                 group[key] = value
         param.grad = gradient
-        if mastered is not None and self.mask_on == "update":
-            moved_down = before.sub(param).view(-1).div_(group["lr"])
-            kept = self._mask(moved_down, mastered, whole, group["lr"]) == moved_down
-            param.copy_(torch.where(kept.view_as(param), param, before))
-        self._count_moves(before.sub_(param).view(-1), mastered, whole)
-        if mastered is not None:
-            mastered.classified = True
+        moved_down = before.sub(param).view(-1).div_(chunk.lr)
+        update = method.update(moved_down, chunk)
+        if update is not moved_down:
+            as_wanted = before - chunk.lr * update.view_as(param)
+            param.copy_(torch.where((update == moved_down).view_as(param), param, as_wanted))
+        self._count_moves(before.sub_(param).view(-1), chunk)

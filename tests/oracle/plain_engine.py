@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cpl_ray.config import Config
 from cpl_ray.layout import Layout, whole_layout
+from cpl_ray.methods.build import build_method
 from cpl_ray.optimizer import CPLOptimizer, Mode
 
 
@@ -29,8 +30,7 @@ class PlainEngine:
             betas=settings.betas,
             eps=settings.eps,
             momentum=settings.momentum,
-            mask_on=train.mask_on,
-            mastered_state=train.mastered_state,
+            method=build_method(config),
             whole_gradients=True,
             max_grad_norm=train.max_grad_norm,
         )
@@ -49,8 +49,8 @@ class PlainEngine:
     def capture(self) -> float:
         return self._step(Mode.CAPTURE)
 
-    def update(self, *, masked: bool) -> float:
-        return self._step(Mode.UPDATE if masked else Mode.PLAIN)
+    def update(self) -> float:
+        return self._step(Mode.UPDATE)
 
     def layout(self) -> Layout:
         return whole_layout(self.module.named_parameters(), self.optimizer.flat_params)

@@ -8,9 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpl_ray.errors import NonFiniteError
+from cpl_ray.mastered import FullState, SignState
+from cpl_ray.methods.collaborative import Collaborative
 from cpl_ray.optimizer import CHUNK, CPLOptimizer, Mode
 from cpl_ray.rule import (
-    adam_update_,
+    adam_direction,
+    adam_moments_,
     collaborative,
     contribution,
     gradient_similarity,
@@ -73,9 +76,11 @@ def test_similarity_is_the_sum_of_contributions_and_scales() -> None:
 def test_pinned_updates() -> None:
     gradient = torch.tensor([0.5, -2.0], dtype=torch.float64)
     m, v = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
-    first = adam_update_(gradient, m, v, 1, (0.9, 0.999), 1e-8)
+    adam_moments_(gradient, m, v, (0.9, 0.999))
+    first = adam_direction(m, v, 1, (0.9, 0.999), 1e-8)
     torch.testing.assert_close(first, torch.tensor([1.0, -1.0], dtype=torch.float64), atol=1e-7, rtol=0)
-    second = adam_update_(torch.tensor([0.5, 2.0], dtype=torch.float64), m, v, 2, (0.9, 0.999), 1e-8)
+    adam_moments_(torch.tensor([0.5, 2.0], dtype=torch.float64), m, v, (0.9, 0.999))
+    second = adam_direction(m, v, 2, (0.9, 0.999), 1e-8)
     torch.testing.assert_close(second, torch.tensor([1.0, 0.0526315789], dtype=torch.float64), atol=1e-7, rtol=0)
     buffer = torch.tensor([1.0, 1.0], dtype=torch.float64)
     assert momentum_update_(gradient, buffer, 0.9).tolist() == [1.4, -1.1]
@@ -143,14 +148,14 @@ def test_moments_are_fed_the_unmasked_gradient() -> None:
 
 
 def test_gradient_mask_is_another_algorithm() -> None:
-    masked_update, masked_gradient = one_step([1000])[0], one_step([1000], mask_on="gradient")[0]
+    masked_update, masked_gradient = one_step([1000])[0], one_step([1000], method=Collaborative(mask_on="gradient"))[0]
     assert not torch.equal(masked_update, masked_gradient)
 
 
-@pytest.mark.parametrize("state", ["sign", "full"])
-def test_statistics_by_hand(state: str) -> None:
+@pytest.mark.parametrize("state", [SignState, FullState])
+def test_statistics_by_hand(state: type[SignState]) -> None:
     param = torch.nn.Parameter(torch.zeros(4))
-    optimizer = CPLOptimizer([param], name="sgd", lr=0.5, mastered_state=state)
+    optimizer = CPLOptimizer([param], name="sgd", lr=0.5, method=Collaborative(state))
 
     def step(mode: Mode, gradient: list[float]) -> dict[str, float]:
         param.grad = torch.tensor(gradient)
@@ -165,7 +170,7 @@ def test_statistics_by_hand(state: str) -> None:
     assert "flips" not in first
     second = step(Mode.UPDATE, [-1.0, -1.0, 1.0, 1.0])  # classes of elements 0 and 1 change
     assert (second["flips"], second["flip_of"]) == (2, 4)
-    if state == "full":
+    if state is FullState:
         assert second["conflict_mass"] == -1.0
         assert second["predicted_change"] == -0.5 * (2 + 3)
     third = step(Mode.CAPTURE, [1.0, 1.0, 1.0, 1.0])

@@ -84,12 +84,12 @@ def layer_names(params: Sequence[str]) -> dict[str, str]:
     Everything else goes by its module: `embed_tokens`, `norm`, `lm_head`. Where two modules would share a name, and for
     further stacks of numbered modules than the longest, it is the whole path.
     """
-    places = {name: _block(name) for name in params}
+    places = {name: block_of(name) for name in params}
     stacks: dict[str, set[int]] = {}
     for stack, number in (place for place in places.values() if place is not None):
         stacks.setdefault(stack, set()).add(number)
     main = max(stacks, key=lambda stack: len(stacks[stack]), default=None)
-    modules = {name: _module(name) for name, place in places.items() if place is None}
+    modules = {name: module_of(name) for name, place in places.items() if place is None}
     shared = Counter(path.rpartition(".")[2] for path in set(modules.values()))
     layers = {}
     for name, place in places.items():
@@ -103,7 +103,7 @@ def layer_names(params: Sequence[str]) -> dict[str, str]:
     return layers
 
 
-def _block(name: str) -> tuple[str, int] | None:
+def block_of(name: str) -> tuple[str, int] | None:
     """Return the path of the outermost numbered stack and the number in it, or None."""
     parts = name.split(".")
     for index, part in enumerate(parts):
@@ -112,6 +112,7 @@ def _block(name: str) -> tuple[str, int] | None:
     return None
 
 
-def _module(name: str) -> str:
+def module_of(name: str) -> str:
+    """Return the path of the module that a parameter belongs to; the name itself if it is no weight or bias."""
     path, _, last = name.rpartition(".")
     return path if path and last in _KINDS_OF_TENSOR else name

@@ -92,6 +92,7 @@ class Passes:
         refresh = self._config.train.refresh
         if kind == "start" and not optimizer.has_mastered:
             rows = self._mastered_order.batch(0, 0, self._config.method.fisher_items)
+            optimizer.method.captures_per_refresh = len(rows)
             return self.capture(rows, len(rows))
         due = index == 0 if refresh == "epoch" else step % int(refresh) == 0
         if kind == "capture" and (due or not optimizer.has_mastered):

@@ -98,7 +98,17 @@ def update_metrics(engine: Engine, comm: Collectives) -> dict[str, float]:
     `collaborative_share` + `conflict_share` = 1; `zero_share` is the part of the collaborative that is exactly zero;
     `flip_rate` is missing before the second mask; `moved_against` is a count and must be 0 with the mask on the update.
     """
-    names = ("conflict", "zero", "flips", "flip_of", "moved", "moved_against", "conflict_mass", "predicted_change")
+    names = (
+        "conflict",
+        "zero",
+        "flips",
+        "flip_of",
+        "moved",
+        "moved_against",
+        "conflict_mass",
+        "predicted_change",
+        "frozen",
+    )
     local = engine.optimizer.stats.to_dict()
     total, *sums = comm.sum([local["total"], *(local.get(name, 0.0) for name in names)])
     stats = dict(zip(names, sums, strict=True))
@@ -106,6 +116,8 @@ def update_metrics(engine: Engine, comm: Collectives) -> dict[str, float]:
     real = engine.num_params * replicas
     padding = total - real  # partitions add up to the parameters plus padding, which is always of class zero
     metrics = {"moved_share": stats["moved"] / real}
+    if "frozen" in local:
+        metrics["frozen_share"] = stats["frozen"] / real
     if "conflict" not in local:
         return metrics
     metrics |= {

@@ -22,6 +22,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"zero_stage": 2, "offload_optimizer": True},
     {"zero_stage": 3},
     {"zero_stage": 2, "train": {"refresh": "epoch"}, "optimizer": {"name": "torch.optim.RMSprop", "lr": 1e-3}},
+    {"zero_stage": 2, "train": {"rule": "ewc"}, "method": {"fisher_items": 3}},
+    {"zero_stage": 3, "train": {"rule": "l2sp"}, "method": {"strength": 5.0}},
 ]
 
 

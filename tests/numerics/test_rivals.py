@@ -87,7 +87,7 @@ def test_replay_is_the_gradient_of_both_losses(
     assert (state.step, state.captures) == (9, 9)
     first = read_records(tmp_path / "metrics.jsonl", "train")[0]
     assert first.values["loss_mastered"] == pytest.approx(
-        float(mean_loss(toy_model(torch.float64), MASTERED[:REPLAYED]))
+        float(mean_loss(toy_model(torch.float64), MASTERED[:REPLAYED]).detach())
     )
 
 
@@ -97,7 +97,8 @@ def test_l2sp_is_the_gradient_of_its_loss(optimizer: str) -> None:
     start = [p.detach().clone() for p in toy_model(torch.float64).parameters()]
 
     def penalty(model: nn.Module, update: int) -> Tensor:
-        return strength / 2 * sum((p - s).square().sum() for p, s in zip(model.parameters(), start, strict=True))
+        distances = [(p - s).square().sum() for p, s in zip(model.parameters(), start, strict=True)]
+        return strength / 2 * torch.stack(distances).sum()
 
     ours, state = run_loop("l2sp", optimizer, method={"strength": strength})
     assert_equal(ours, by_autograd(optimizer, penalty))
@@ -120,7 +121,7 @@ def test_ewc_is_the_gradient_of_its_loss(optimizer: str, asked: int) -> None:
 
     def penalty(model: nn.Module, update: int) -> Tensor:
         terms = zip(importance, model.parameters(), start, strict=True)
-        return strength / 2 * sum((f * (p - s).square()).sum() for f, p, s in terms)
+        return strength / 2 * torch.stack([(f * (p - s).square()).sum() for f, p, s in terms]).sum()
 
     ours, state = run_loop("ewc", optimizer, method={"strength": strength, "fisher_items": asked})
     assert_equal(ours, by_autograd(optimizer, penalty))
@@ -137,5 +138,5 @@ def test_hft_records_the_share_that_is_frozen(tmp_path: Path) -> None:
     same = [name for name, p in ours.named_parameters() if torch.equal(p, base[name])]
     share = sum(base[name].numel() for name in same) / sum(p.numel() for p in base.values())
     assert 0.2 < share < 0.5
-    assert {record.values["frozen_share"] for record in records} == {pytest.approx(share)}
+    assert [record.values["frozen_share"] for record in records] == pytest.approx([share] * 9)
     assert state.mean("moved_share") <= 1 - share  # type: ignore[operator]

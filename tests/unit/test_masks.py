@@ -30,9 +30,9 @@ SHAPES: dict[str, tuple[int, ...]] = {
 TOTAL = sum(torch.Size(shape).numel() for shape in SHAPES.values())
 HALF = -(-TOTAL // 2)
 CUTS = [([TOTAL], 1), ([40, CHUNK - 30, TOTAL + 7 - CHUNK], 1), ([HALF, HALF], 2), ([HALF // 2 + 1] * 4, 2)]
-ADAMW = {"name": "adamw", "lr": 1e-2, "weight_decay": 0.1}
+ADAMW: dict[str, Any] = {"name": "adamw", "lr": 1e-2, "weight_decay": 0.1}
 Change = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-MOMENTUM = {"name": "sgd", "lr": 1e-2, "momentum": 0.9, "weight_decay": 0.1}
+MOMENTUM: dict[str, Any] = {"name": "sgd", "lr": 1e-2, "momentum": 0.9, "weight_decay": 0.1}
 
 
 def gradients(dtype: torch.dtype = torch.float32) -> list[Values]:

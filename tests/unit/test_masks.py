@@ -267,3 +267,21 @@ def test_mofo_and_cautious_refuse_optimizers_without_known_momentum() -> None:
     for method in (MoFO(0.5), Cautious(decoupled=False)):
         with pytest.raises(ConfigError, match=f"{type(method).__name__} needs the moments"):
             WrappedOptimizer([torch.nn.Parameter(torch.zeros(3))], torch.optim.RMSprop, lr=0.1, method=method)
+
+
+@pytest.mark.parametrize("method", [lambda: RandomMask(0.4, 5), lambda: HFT(1)], ids=["random_mask", "hft"])
+def test_foreign_optimizers_are_masked_alike(method: Callable[[], Method]) -> None:
+    cut, start = Cut(SHAPES, [TOTAL + 3]), random_values(SHAPES, 0, torch.float64)
+    params = [torch.nn.Parameter(cut.flats(start)[0]) for _ in range(2)]
+    ours = CPLOptimizer([params[0]], method=method(), name="adam", lr=1e-2)
+    foreign = WrappedOptimizer([params[1]], torch.optim.Adam, method=method(), lr=1e-2)
+    for optimizer, param in zip((ours, foreign), params, strict=True):
+        optimizer.method.bind(cut.layout([0]))
+        for index, push in enumerate(gradients(torch.float64)):
+            param.grad = cut.flats(push)[0]
+            optimizer.update_index = index
+            optimizer.start(Mode.UPDATE)
+            optimizer.step()
+    torch.testing.assert_close(params[0], params[1], rtol=0, atol=1e-12)
+    assert ours.stats.to_dict() == foreign.stats.to_dict()
+    assert 0 < ours.stats.to_dict()["moved"] < TOTAL

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError, NonFiniteError
 from cpl_ray.layout import Layout
-from cpl_ray.methods.build import METHODS, build_method
+from cpl_ray.methods.build import build_method
 from cpl_ray.optimizer import CPLOptimizer, Mode
 from cpl_ray.wrapped import WrappedOptimizer, load_optimizer_class
 from cpl_ray.zero_layout import read_layout
@@ -52,7 +52,7 @@ def derive_deepspeed_config(config: Config) -> dict[str, Any]:
         zero |= {"reduce_bucket_size": 1 << 22, "allgather_bucket_size": 1 << 22}
     if config.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": config.cluster.use_gpu}
-    if METHODS[config.train.rule].whole:
+    if stage == 3 and build_method(config).whole:
         zero["sub_group_size"] = 1 << 62  # a global dot product needs all sub-groups in one step
     if stage == 3:
         # its replacement of F.linear changes gradients in bf16, for the whole process

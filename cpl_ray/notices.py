@@ -9,13 +9,14 @@ from cpl_ray.config import Config
 from cpl_ray.config_methods import Rule
 from cpl_ray.keys import all_keys
 
-METHOD_KEYS: tuple[tuple[tuple[Rule, ...], str], ...] = (
-    (("replay",), "replay_weight"),
-    (("l2sp", "ewc"), "strength"),
-    (("ewc",), "fisher_items"),
-    (("random_mask", "mofo"), "density"),
-)
-"""Which rules use which key of `method`."""
+_METHOD_KEYS: dict[str, tuple[Rule, ...]] = {
+    "replay_weight": ("replay",),
+    "strength": ("l2sp", "ewc"),
+    "fisher_items": ("ewc",),
+    "memory": ("gem",),
+    "margin": ("gem",),
+    "density": ("random_mask", "mofo"),
+}
 
 
 class _Note(Protocol):
@@ -95,18 +96,19 @@ def _training(config: Config, note: _Note) -> None:
     if config.mastered_passes == "none":
         mastered = ("mask_on", "mastered_state", "refresh", "mastered_batch_size", "mastered_micro_batch_size")
         note(f"train.rule {train.rule} uses no mastered gradient", *(f"train.{key}" for key in mastered))
-    elif config.mastered_passes != "capture":
-        note(f"train.rule {train.rule} keeps no mastered gradient", "train.mask_on", "train.mastered_state")
+    elif train.rule != "cpl":
+        note(f"it belongs to train.rule cpl; the rule is {train.rule}", "train.mask_on", "train.mastered_state")
+    if config.mastered_passes in ("mix", "start"):
         reason = {"mix": "at every update", "start": "before the first update only"}[config.mastered_passes]
         note(f"train.rule {train.rule} uses mastered items {reason}", "train.refresh")
         if config.mastered_passes == "start":
             note("method.fisher_items says how many are used, one at a time", "train.mastered_batch_size")
             note("mastered items are used one at a time", "train.mastered_micro_batch_size")
-    elif train.refresh == "epoch":
+    if config.mastered_passes == "capture" and train.refresh == "epoch":
         note("train.refresh epoch uses all of M train", "train.mastered_batch_size")
-    for rules, key in METHOD_KEYS:
+    for key, rules in _METHOD_KEYS.items():
         if train.rule not in rules:
-            note(f"only train.rule {' and '.join(rules)} uses it; the rule is {train.rule}", f"method.{key}")
+            note(f"it belongs to train.rule {' and '.join(rules)}; the rule is {train.rule}", f"method.{key}")
     if train.checkpoint_every is None:
         note("train.checkpoint_every is null", "train.keep_checkpoints")
     if name not in ("adam", "adamw"):

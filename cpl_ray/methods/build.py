@@ -17,19 +17,10 @@ from cpl_ray.methods.random_mask import RandomMask
 _STATES: dict[str, type[SignState]] = {"sign": SignState, "full": FullState}
 _STRENGTHS: dict[Rule, float] = {"l2sp": 0.01, "ewc": 1000.0}  # where method.strength is null
 
-METHODS: dict[Rule, type[Method]] = {
-    "none": Method,
-    "cpl": Collaborative,
-    "replay": Method,  # its mastered loss comes in with the passes, before the optimizer
-    "l2sp": L2SP,
-    "ewc": EWC,
-    "random_mask": RandomMask,
-    "hft": HFT,
-    "mofo": MoFO,
-    "cautious": Cautious,
-}
-_MAKERS: dict[Rule, Callable[[Config], Method]] = {  # of the methods that take settings
+METHODS: dict[Rule, Callable[[Config], Method]] = {
+    "none": lambda config: Method(),
     "cpl": lambda config: Collaborative(_STATES[config.train.mastered_state], config.train.mask_on),
+    "replay": lambda config: Method(),  # its mastered loss comes in with the passes, before the optimizer
     "l2sp": lambda config: L2SP(_strength(config)),
     "ewc": lambda config: EWC(_strength(config)),
     "random_mask": lambda config: RandomMask(config.method.density, config.train.seed),
@@ -37,18 +28,19 @@ _MAKERS: dict[Rule, Callable[[Config], Method]] = {  # of the methods that take 
     "mofo": lambda config: _mofo(config),
     "cautious": lambda config: Cautious(decoupled=config.optimizer.name == "adamw"),
 }
+"""How the method of each `train.rule` is made of the settings; making one takes no memory to speak of."""
 
 
 def build_method(config: Config) -> Method:
     """Return the method of `train.rule` with its settings.
 
     Raises:
-        ConfigError: the rule does not go with another setting.
+        ConfigError: the rule is not there, or does not go with another setting.
     """
-    rule = config.train.rule
-    if rule not in METHODS:
-        raise ConfigError(f"train.rule={rule} is not available; valid are {', '.join(METHODS)}")
-    return _MAKERS[rule](config) if rule in _MAKERS else METHODS[rule]()
+    make = METHODS.get(config.train.rule)
+    if make is None:
+        raise ConfigError(f"train.rule={config.train.rule} is not available; valid are {', '.join(METHODS)}")
+    return make(config)
 
 
 def _strength(config: Config) -> float:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cpl_ray.config import Config
+from cpl_ray.config_methods import MASTERED, Rule
 from cpl_ray.errors import ConfigError, LayoutError
 from cpl_ray.layout import Layout, Piece
 from cpl_ray.methods.base import Method
@@ -254,10 +255,18 @@ def configured(rule: str, **sections: Any) -> Config:
     return Config.model_validate({"model": "toy", "train": {"rule": rule}, **sections})
 
 
+@pytest.mark.parametrize(
+    ("rule", "kind"),
+    [("replay", Method), ("random_mask", RandomMask), ("hft", HFT), ("mofo", MoFO), ("cautious", Cautious)],
+)
+def test_the_rule_names_the_method(rule: str, kind: type[Method]) -> None:
+    assert type(build_method(configured(rule))) is kind
+
+
 @pytest.mark.parametrize("rule", METHODS)
-def test_every_rule_is_built(rule: str) -> None:
-    method = build_method(configured(rule))
-    assert type(method) is METHODS[rule]  # type: ignore[index]
+def test_methods_have_the_state_that_their_passes_fill(rule: Rule) -> None:
+    kept = build_method(configured(rule)).new_kept(torch.zeros(3))
+    assert (kept is not None) == (MASTERED[rule] in ("capture", "start") or rule == "l2sp")
 
 
 def test_mofo_and_cautious_refuse_optimizers_without_known_momentum() -> None:

@@ -6,7 +6,17 @@ from typing import Protocol
 from pydantic import BaseModel
 
 from cpl_ray.config import Config
+from cpl_ray.config_methods import Rule
 from cpl_ray.keys import all_keys
+
+_METHOD_KEYS: dict[str, tuple[Rule, ...]] = {
+    "replay_weight": ("replay",),
+    "strength": ("l2sp", "ewc"),
+    "fisher_items": ("ewc",),
+    "memory": ("gem",),
+    "margin": ("gem",),
+    "density": ("random_mask", "mofo"),
+}
 
 
 class _Note(Protocol):
@@ -86,8 +96,13 @@ def _training(config: Config, note: _Note) -> None:
     if train.rule == "none":
         mastered = ("mask_on", "mastered_state", "refresh", "mastered_batch_size", "mastered_micro_batch_size")
         note("train.rule none uses no mastered gradient", *(f"train.{key}" for key in mastered))
-    elif train.refresh == "epoch":
+    elif train.rule != "cpl":
+        note(f"it belongs to train.rule cpl; the rule is {train.rule}", "train.mask_on", "train.mastered_state")
+    if train.rule != "none" and train.refresh == "epoch":
         note("train.refresh epoch uses all of M train", "train.mastered_batch_size")
+    for key, rules in _METHOD_KEYS.items():
+        if train.rule not in rules:
+            note(f"it belongs to train.rule {' and '.join(rules)}; the rule is {train.rule}", f"method.{key}")
     if train.checkpoint_every is None:
         note("train.checkpoint_every is null", "train.keep_checkpoints")
     if name not in ("adam", "adamw"):

@@ -96,7 +96,8 @@ def update_metrics(engine: Engine, comm: Collectives) -> dict[str, float]:
     """Return the shares and counts of the last update over all ranks, padding excluded.
 
     `collaborative_share` + `conflict_share` = 1; `zero_share` is the part of the collaborative that is exactly zero;
-    `flip_rate` is missing before the second mask; `moved_against` is a count and must be 0 with the mask on the update.
+    `flip_rate` is missing before the second mask; `moved_against` is a count, missing where no sign of g_M is kept, and
+    must be 0 with the mask on the update. Methods without classes have `moved_share` and `moved_against` only.
     """
     names = ("conflict", "zero", "flips", "flip_of", "moved", "moved_against", "conflict_mass", "predicted_change")
     local = engine.optimizer.stats.to_dict()
@@ -106,13 +107,14 @@ def update_metrics(engine: Engine, comm: Collectives) -> dict[str, float]:
     real = engine.num_params * replicas
     padding = total - real  # partitions add up to the parameters plus padding, which is always of class zero
     metrics = {"moved_share": stats["moved"] / real}
+    if "moved_against" in local:
+        metrics["moved_against"] = stats["moved_against"] / replicas
     if "conflict" not in local:
         return metrics
     metrics |= {
         "collaborative_share": 1.0 - stats["conflict"] / real,
         "conflict_share": stats["conflict"] / real,
         "zero_share": (stats["zero"] - padding) / real,
-        "moved_against": stats["moved_against"] / replicas,
     }
     if stats["flip_of"] > padding:
         metrics["flip_rate"] = stats["flips"] / (stats["flip_of"] - padding)

@@ -230,6 +230,12 @@ def _leaves(model: BaseModel, prefix: str) -> list[str]:
         ([], []),
         (["train.rule=none", "train.mask_on=gradient", "train.refresh=4"], ["train.mask_on", "train.refresh"]),
         (["train.refresh=epoch", "train.mastered_batch_size=8"], ["train.mastered_batch_size"]),
+        (
+            ["train.rule=agem", "train.refresh=epoch", "train.mastered_state=full", "train.mastered_batch_size=8"],
+            ["train.mastered_state", "train.mastered_batch_size"],
+        ),
+        (["train.rule=gem", "method.memory=2", "method.margin=0.5", "method.density=0.1"], ["method.density"]),
+        (["method.memory=2"], ["method.memory"]),
         (["train.refresh=2", "train.mastered_batch_size=8"], []),
         (["optimizer.momentum=0.9"], ["optimizer.momentum"]),
         (["optimizer.name=sgd", "optimizer.momentum=0.9"], []),

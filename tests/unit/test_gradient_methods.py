@@ -1,6 +1,5 @@
 """A-GEM, PCGrad, GEM and GradDrop against their published formulas, by hand and by independent solutions."""
 
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from cpl_ray.methods.graddrop import GradDrop, positive_share, sign_dropout
 from cpl_ray.methods.products import SPAN
 from cpl_ray.methods.projections import AGem, PCGrad
 from cpl_ray.optimizer import CHUNK, CPLOptimizer, Mode
+from tests.oracle.gradients import fed, nearest_in_cone
 
 VALUES = st.floats(-8, 8, width=32).map(lambda value: 0.0 if abs(value) < 1e-6 else value)
 
@@ -29,39 +29,8 @@ def vectors(count: int, size: int = 6) -> st.SearchStrategy[list[list[float]]]:
     return st.lists(st.lists(VALUES, min_size=size, max_size=size), min_size=count, max_size=count)
 
 
-def fed(
-    method: Method, mastered: list[Tensor], injection: Tensor, *, sizes: list[int] | None = None, **options: Any
-) -> Tensor:
-    """Return what the moments are fed: the first step of SGD at rate 1 from zero, the vector cut as `sizes`."""
-    sizes = sizes or [len(injection)]
-    params = [torch.nn.Parameter(torch.zeros(size, dtype=injection.dtype)) for size in sizes]
-    optimizer = CPLOptimizer(params, name="sgd", lr=1.0, method=method, whole_gradients=True, **options)
-    optimizer.init_state()
-    if method.needs_layout:
-        method.bind(whole_layout([(str(i), p) for i, p in enumerate(params)], optimizer.flat_params))
-    for gradient, mode in [*((g, Mode.CAPTURE) for g in mastered), (injection, Mode.UPDATE)]:
-        for param, part in zip(params, gradient.split(sizes), strict=True):
-            param.grad = part.clone()
-        optimizer.start(mode)
-        optimizer.step()
-    return -torch.cat([p.detach() for p in params])
-
-
 def double(*rows: list[float]) -> list[Tensor]:
     return [torch.tensor(row, dtype=torch.float64) for row in rows]
-
-
-def nearest_in_cone(gradient: np.ndarray, constraints: np.ndarray) -> np.ndarray:
-    """Return the z nearest to g with Gz >= 0: the best feasible projection over all sets of active constraints."""
-    best, distance = np.zeros_like(gradient), float(gradient @ gradient)
-    scale = np.linalg.norm(constraints, axis=1) * np.linalg.norm(gradient)
-    for count in range(len(constraints) + 1):
-        for active in combinations(range(len(constraints)), count):
-            rows = constraints[list(active)]
-            z = gradient - np.linalg.pinv(rows, rcond=1e-9) @ (rows @ gradient) if count else gradient
-            if ((constraints @ z) >= -1e-9 * scale).all() and float((z - gradient) @ (z - gradient)) < distance:
-                best, distance = z, float((z - gradient) @ (z - gradient))
-    return best
 
 
 @given(vectors(2))
@@ -286,7 +255,7 @@ def test_methods_of_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(with_seed, fed(GradDrop(9), [mastered], injection))
     assert fed(method("gem", memory=1, margin=1.5), [mastered], injection).tolist() == pytest.approx([-1.5] * 20)
     monkeypatch.delitem(build.METHODS, "agem")
-    with pytest.raises(ConfigError, match="train.rule=agem is not available; valid are none, cpl"):
+    with pytest.raises(ConfigError, match=r"train\.rule=agem is not available; valid are none, cpl"):
         method("agem")
 
 

@@ -37,6 +37,7 @@ OURS = {
     "managed_gradient_accumulation": "the training loop owns the accumulation",
     "gradient_clipping": "set train.max_grad_norm",
 }
+WHOLE_SUB_GROUP = 1 << 62  # elements: a dot product over all parameters needs them in one sub-group, in one step
 log = logging.getLogger(__name__)
 
 
@@ -52,8 +53,9 @@ def derive_deepspeed_config(config: Config) -> dict[str, Any]:
         zero |= {"reduce_bucket_size": 1 << 22, "allgather_bucket_size": 1 << 22}
     if config.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": config.cluster.use_gpu}
-    if stage == 3 and build_method(config).whole:
-        zero["sub_group_size"] = 1 << 62  # a global dot product needs all sub-groups in one step
+    whole = stage == 3 and build_method(config).whole
+    if whole:
+        zero["sub_group_size"] = WHOLE_SUB_GROUP
     if stage == 3:
         # its replacement of F.linear changes gradients in bf16, for the whole process
         zero |= {"memory_efficient_linear": False, "stage3_gather_16bit_weights_on_model_save": True}
@@ -82,6 +84,12 @@ def derive_deepspeed_config(config: Config) -> dict[str, Any]:
     merged = _merge(derived, config.deepspeed)
     if merged["zero_optimization"]["round_robin_gradients"]:
         raise ConfigError("deepspeed.zero_optimization.round_robin_gradients=true is refused: it breaks the layout")
+    asked = merged["zero_optimization"].get("sub_group_size", WHOLE_SUB_GROUP)
+    if whole and asked < WHOLE_SUB_GROUP:
+        raise ConfigError(
+            f"deepspeed.zero_optimization.sub_group_size={asked} is refused with train.rule={config.train.rule} in "
+            "stage 3: its dot products need all parameters in one sub-group; leave the key out"
+        )
     if merged["zero_optimization"]["stage"] != stage:
         raise ConfigError("deepspeed.zero_optimization.stage cannot be set there: set zero_stage")
     return merged
@@ -215,10 +223,10 @@ class ZeroEngine:
             raise NonFiniteError(f"the norm of the {what} gradient is {norm}")
         return norm
 
-    @staticmethod
-    def _sum_over_partitions(tensor: Tensor) -> Tensor:
-        torch.distributed.all_reduce(tensor)
-        return tensor
+    def _sum_over_partitions(self, tensor: Tensor) -> Tensor:
+        total = tensor.to(self.device)  # offloaded partitions lie where NCCL cannot reduce
+        torch.distributed.all_reduce(total)
+        return total.to(tensor.device)
 
     @contextlib.contextmanager
     def _not_counted(self) -> Iterator[None]:

@@ -81,4 +81,29 @@ class FullState(SignState):
         return {"code": self.code, "gradient": self.gradient}
 
 
+class GradientState:
+    """g_M alone, 4 bytes per element, for methods that compute with it instead of comparing signs."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.gradient = torch.zeros(like.numel(), dtype=like.dtype, device=like.device)
+        self.captured = False
+
+    def capture(self, gradient: Tensor) -> None:
+        """Store a flat `[num_params]` gradient in place of the one before."""
+        self.gradient.copy_(gradient)
+        self.captured = True
+
+    def sign(self, part: slice) -> Tensor:
+        """Return sign(g_M) of a slice."""
+        return torch.sign(self.gradient[part])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors a checkpoint must hold."""
+        return {"gradient": self.gradient}
+
+    def restored(self) -> None:
+        """Note that `tensors` were read from a checkpoint."""
+        self.captured = True
+
+
 MASTERED_STATES = {"sign": SignState, "full": FullState}

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from cpl_ray.errors import NonFiniteError
-from cpl_ray.mastered import SignState
-from cpl_ray.methods.base import PLAIN, Chunk, Flat, Kept, Method, StepView, UpdateStats
+from cpl_ray.methods.base import PLAIN, Chunk, Flat, KeepsSign, Kept, Method, StepView, UpdateStats
 from cpl_ray.methods.collaborative import Collaborative
 from cpl_ray.rule import adam_direction, adam_moments_, momentum_update_
 
@@ -296,5 +295,5 @@ class CPLOptimizer(torch.optim.Optimizer):
         """Count from stored values, not from the mask: `moved_down` is theta before minus theta after."""
         self.stats.add(moved=(moved_down != 0).sum())
         kept = chunk.flat.kept
-        if isinstance(kept, SignState):
+        if isinstance(kept, KeepsSign):
             self.stats.add(moved_against=(torch.sign(moved_down) * kept.sign(chunk.part) < 0).sum())

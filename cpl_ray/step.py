@@ -96,7 +96,8 @@ def update_metrics(engine: Engine, comm: Collectives) -> dict[str, float]:
     """Return the shares and counts of the last update over all ranks, padding excluded.
 
     `collaborative_share` + `conflict_share` = 1; `zero_share` is the part of the collaborative that is exactly zero;
-    `flip_rate` is missing before the second mask; `moved_against` is a count and must be 0 with the mask on the update.
+    `flip_rate` is missing before the second mask; `moved_against` is a count, missing where no sign of g_M is kept, and
+    must be 0 with the mask on the update. Methods without classes have `moved_share` and `moved_against` only.
     """
     names = (
         "conflict",
@@ -118,13 +119,14 @@ def update_metrics(engine: Engine, comm: Collectives) -> dict[str, float]:
     metrics = {"moved_share": stats["moved"] / real}
     if "frozen" in local:
         metrics["frozen_share"] = stats["frozen"] / real
+    if "moved_against" in local:
+        metrics["moved_against"] = stats["moved_against"] / replicas
     if "conflict" not in local:
         return metrics
     metrics |= {
         "collaborative_share": 1.0 - stats["conflict"] / real,
         "conflict_share": stats["conflict"] / real,
         "zero_share": (stats["zero"] - padding) / real,
-        "moved_against": stats["moved_against"] / replicas,
     }
     if stats["flip_of"] > padding:
         metrics["flip_rate"] = stats["flips"] / (stats["flip_of"] - padding)

@@ -107,7 +107,7 @@ def plan_of(config: Config, found: DataFound) -> Plan:
     base = Path(config.run.dir).expanduser().absolute()
     injection = found.num_items.get("injection", found.num_items.get("injection_train"))
     candidates = found.num_items.get("items")
-    uses_batches = train.rule == "cpl" and train.refresh != "epoch"
+    uses_batches = config.mastered_passes == "capture" and train.refresh != "epoch"
     return Plan(
         model=config.model,
         num_items=found.num_items,

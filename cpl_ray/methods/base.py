@@ -10,7 +10,7 @@ only). What needs sums over all parameters asks `StepView.sum`, which adds up th
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,6 +26,13 @@ class Kept(Protocol):
     def capture(self, gradient: Tensor) -> None: ...
     def tensors(self) -> dict[str, Tensor]: ...
     def restored(self) -> None: ...
+
+
+@runtime_checkable
+class KeepsSign(Protocol):
+    """Keeps enough of g_M for moves against it to be counted."""
+
+    def sign(self, part: slice) -> Tensor: ...
 
 
 class UpdateStats:

@@ -10,8 +10,11 @@ from cpl_ray.methods.anchored import EWC, L2SP
 from cpl_ray.methods.base import Method
 from cpl_ray.methods.cautious import Cautious
 from cpl_ray.methods.collaborative import Collaborative
+from cpl_ray.methods.gem import Gem
+from cpl_ray.methods.graddrop import GradDrop
 from cpl_ray.methods.hft import HFT
 from cpl_ray.methods.mofo import MoFO
+from cpl_ray.methods.projections import AGem, PCGrad
 from cpl_ray.methods.random_mask import RandomMask
 
 _STATES: dict[str, type[SignState]] = {"sign": SignState, "full": FullState}
@@ -27,6 +30,10 @@ METHODS: dict[Rule, Callable[[Config], Method]] = {
     "hft": lambda config: HFT(config.train.seed),
     "mofo": lambda config: _mofo(config),
     "cautious": lambda config: Cautious(decoupled=config.optimizer.name == "adamw"),
+    "agem": lambda config: AGem(),
+    "pcgrad": lambda config: PCGrad(),
+    "gem": lambda config: Gem(config.method.memory, config.method.margin),
+    "graddrop": lambda config: GradDrop(config.train.seed),
 }
 """How the method of each `train.rule` is made of the settings; making one takes no memory to speak of."""
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cpl_ray.config import Config
-from cpl_ray.engine import derive_deepspeed_config
+from cpl_ray.engine import WHOLE_SUB_GROUP, derive_deepspeed_config
 from cpl_ray.errors import ConfigError
 
 
@@ -35,6 +35,18 @@ def test_free_section_is_merged_section_by_section() -> None:
     assert derived["zero_optimization"]["reduce_bucket_size"] == 7
     assert derived["zero_optimization"]["stage"] == 2
     assert derived["wall_clock_breakdown"] is True
+
+
+@pytest.mark.parametrize("rule", ["agem", "pcgrad", "gem"])
+def test_global_dot_products_take_one_sub_group(rule: str) -> None:
+    own = derive_deepspeed_config(make(train={"rule": rule}, zero_stage=3))
+    assert own["zero_optimization"]["sub_group_size"] == WHOLE_SUB_GROUP
+    free = {"zero_optimization": {"sub_group_size": 1_000_000}}
+    with pytest.raises(ConfigError, match=f"sub_group_size=1000000 is refused with train.rule={rule}"):
+        derive_deepspeed_config(make(train={"rule": rule}, zero_stage=3, deepspeed=free))
+    for other in ({"train": {"rule": rule}, "zero_stage": 2}, {"zero_stage": 3}, {"train": {"rule": "graddrop"}}):
+        derived = derive_deepspeed_config(make(**other, deepspeed=free))
+        assert derived["zero_optimization"]["sub_group_size"] == 1_000_000
 
 
 @pytest.mark.parametrize(

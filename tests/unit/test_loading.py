@@ -235,6 +235,12 @@ def _leaves(model: BaseModel, prefix: str) -> list[str]:
         (["train.rule=mofo", "train.mask_on=gradient", "method.density=0.1"], ["train.mask_on"]),
         (["train.rule=l2sp", "method.strength=1", "method.fisher_items=9"], ["method.fisher_items"]),
         (["method.replay_weight=2", "method.density=0.1"], ["method.replay_weight", "method.density"]),
+        (
+            ["train.rule=agem", "train.refresh=epoch", "train.mastered_state=full", "train.mastered_batch_size=8"],
+            ["train.mastered_state", "train.mastered_batch_size"],
+        ),
+        (["train.rule=gem", "method.memory=2", "method.margin=0.5", "method.density=0.1"], ["method.density"]),
+        (["method.memory=2"], ["method.memory"]),
         (["train.refresh=2", "train.mastered_batch_size=8"], []),
         (["optimizer.momentum=0.9"], ["optimizer.momentum"]),
         (["optimizer.name=sgd", "optimizer.momentum=0.9"], []),

@@ -72,15 +72,15 @@ def train_and_save(root: str) -> list[dict[str, Any]]:
     return results
 
 
-def ask_live(stage: int) -> list[dict[str, Any]]:
-    """Ask models with an adapter far from its start, partitioned by ZeRO, by both kinds of scorer; return verdicts."""
+def ask_live() -> list[dict[str, Any]]:
+    """Ask models under ZeRO 3, whose adapter is far from its start, by both kinds of scorer; return verdicts."""
     from cpl_ray.collectives import Collectives
     from cpl_ray.engine import ZeroEngine
 
     results = []
     rank = torch.distributed.get_rank()
     for adapter in (LORA, OSFT):
-        config = Config.model_validate({"model": "toy", "adapter": adapter, "zero_stage": stage})
+        config = Config.model_validate({"model": "toy", "adapter": adapter, "zero_stage": 3})
         model, _ = shaken(config)
         engine = ZeroEngine(model, config)
         comm = Collectives(engine.device)
@@ -106,13 +106,30 @@ def shaken(config: Config) -> tuple[PreTrainedModel, PreTrainedModel]:
     return model, base
 
 
-def test_training_equals_plain_torch_and_the_saved_model_is_the_live_one_world_2(tmp_path: Path) -> None:
-    ranks = run_workers(train_and_save, 2, str(tmp_path))
+def on_rank(root: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    return train_and_save(root), ask_live()
+
+
+Ranks = list[tuple[list[dict[str, Any]], list[dict[str, Any]]]]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("adapted")
+
+
+@pytest.fixture(scope="module")
+def ranks(models: Path) -> Ranks:
+    """What two ranks found; all in one pair of processes, since their imports take longest."""
+    return run_workers(on_rank, 2, str(models))
+
+
+def test_training_equals_plain_torch_world_2(ranks: Ranks) -> None:
     for index, variant in enumerate(VARIANTS):
         config = make_config(variant, micro_batch_size=6)
         model = adapted(config)
         state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        found = ranks[0][index]
+        found = ranks[0][0][index]
         alone = config.model_copy(update={"zero_stage": 0})
         engine = PlainEngine(model, alone)
         TrainingLoop(alone, engine, Rowset(INJECTION), Rowset(MASTERED), pad_id=0).run()
@@ -128,30 +145,32 @@ def test_training_equals_plain_torch_and_the_saved_model_is_the_live_one_world_2
         # a thousandth of one update; a mask that flips by rounding makes a whole one
         assert ((ours - theirs).abs() <= 1e-3 * LR).double().mean() >= 0.999, variant
         assert (ours - start).abs().mean() > LR / 10
-    for index in range(len(ranks[0])):
+
+
+def test_saved_model_is_an_ordinary_one_that_answers_as_the_live_one_world_2(ranks: Ranks, models: Path) -> None:
+    for index, (found, other) in enumerate(zip(ranks[0][0], ranks[1][0], strict=True)):
         bfloat16 = index == len(VARIANTS)
-        assert torch.equal(ranks[0][index]["logits"], ranks[1][index]["logits"])
-        saved = AutoModelForCausalLM.from_pretrained(tmp_path / str(index), attn_implementation="eager")
+        live = found["logits"]
+        assert torch.equal(live, other["logits"])
+        saved = AutoModelForCausalLM.from_pretrained(models / str(index), attn_implementation="eager")
         assert saved.dtype == (torch.bfloat16 if bfloat16 else torch.float32)
-        assert not any("delta" in name or "lora" in name for name, _ in saved.named_parameters())
-        live = ranks[0][index]["logits"]
+        assert {name for name, _ in saved.named_parameters()} == {
+            name for name, _ in toy_model(tied=True).named_parameters()
+        }
         with torch.no_grad():
             difference = (saved(input_ids=IDS).logits.float() - live).abs().max()
             moved = (toy_model(tied=True).eval()(input_ids=IDS).logits - live).abs().max()
-        print(index, difference, moved)
         assert difference <= (moved / 10 if bfloat16 else 1e-5)
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_live_model_is_asked_as_the_plain_one_that_it_becomes_world_2(stage: int) -> None:
-    ranks = run_workers(ask_live, 2, stage)
+def test_live_model_is_asked_as_the_plain_one_that_it_becomes_world_2(ranks: Ranks) -> None:
     for index, adapter in enumerate((LORA, OSFT)):
         _, base = shaken(Config.model_validate({"model": "toy", "adapter": adapter}))
         for name in ("choice_loglik", "exact_match"):
             expected = plain(scorer(name).score(base, items()))
-            for rank in (0, 1):
+            for rank, (_, asked) in enumerate(ranks):
                 for (*what, scores), (*wanted, wanted_scores) in zip(
-                    ranks[rank][index][name], expected[rank::2], strict=True
+                    asked[index][name], expected[rank::2], strict=True
                 ):
                     assert what == wanted
                     assert scores == pytest.approx(wanted_scores, abs=1e-4)

@@ -96,7 +96,7 @@ def test_lora_merges_as_peft_does() -> None:
 
 
 def test_lora_starts_from_the_seed_alone_and_leaves_random_state_as_it_was() -> None:
-    starts = []
+    starts: list[Tensor] = []
     for seed in (0, 0, 1):
         model = build()
         torch.manual_seed(len(starts))

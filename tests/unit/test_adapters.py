@@ -12,9 +12,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from cpl_ray.adapters import adapt, merged
 from cpl_ray.config import Config
 from cpl_ray.config_methods import AdapterConfig
-from cpl_ray.errors import ConfigError
+from cpl_ray.errors import ConfigError, ResumeError
 from cpl_ray.notices import notices
 from cpl_ray.orthogonal import OrthogonalLinear, num_frozen
+from cpl_ray.resume import check_same_job
 from cpl_ray.step import takes_positions
 from tests.oracle.toy import VOCAB, toy_model
 
@@ -253,3 +254,16 @@ def test_keys_without_effect_are_said(name: str, silent: set[str]) -> None:
     config = Config.model_validate({"model": "m", "adapter": {"name": name, **keys}})
     said = {line.split()[0] for line in notices(config)}
     assert {key.removeprefix("adapter.") for key in said if key.startswith("adapter.")} == silent
+
+
+def test_a_run_is_not_resumed_with_another_adapter() -> None:
+    saved, asked = (Config.model_validate({"model": "m", "adapter": {"name": "lora", "rank": rank}}) for rank in (4, 8))
+    check_same_job(saved, saved)
+    with pytest.raises(ResumeError, match=r"adapter\.rank was 4, now 8"):
+        check_same_job(saved, asked)
+
+
+@pytest.mark.parametrize("key", ["frozen_share", "dropout"])
+def test_a_share_of_one_leaves_nothing_to_train_and_is_refused(key: str) -> None:
+    with pytest.raises(ValueError, match=rf"{key}\n.*less than 1"):
+        AdapterConfig.model_validate({key: 1.0})

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from cpl_ray.adapters import adapt
 from cpl_ray.config import Config
@@ -48,6 +49,7 @@ def train_once(config: Config, folder: Path) -> dict[str, torch.Tensor]:
 
     dtype = torch.bfloat16 if config.train.dtype == "bfloat16" else torch.float32
     model = toy_model(dtype, dropout=0.2)
+    assert isinstance(model, PreTrainedModel)
     adapt(model, config.adapter)
     engine = ZeroEngine(model, config)
     loop = TrainingLoop(

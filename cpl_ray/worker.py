@@ -41,6 +41,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
     # imported here: the controller and a head node without these packages import this module too
     import torch
 
+    from cpl_ray.adapters import adapt, merged
     from cpl_ray.collectives import Collectives
     from cpl_ray.engine import ZeroEngine
     from cpl_ray.evaluation import Evaluator, ScoredItem
@@ -59,6 +60,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
         revision=config.model_revision,
         trust_remote_code=config.trust_remote_code,
     )
+    adapt(model, config.adapter, seed=config.train.seed, device="cuda" if config.cluster.use_gpu else "cpu")
     if config.train.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     engine = ZeroEngine(model, config)
@@ -109,6 +111,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
         "deepspeed": engine.config,
     }
     if loop.comm.rank == 0:
+        weights = merged(model, config.adapter, weights)
         save_model(model, tokenizer, run_folder / "model", state_dict=weights)
         atomic_write_text(run_folder / SUMMARY, json.dumps(summary, indent=1))
     loop.comm.barrier()

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
+from cpl_ray.adapters import adapt
 from cpl_ray.config import Config
 from cpl_ray.errors import NonFiniteError, ResumeError
 from tests.distributed.launch import run_workers
@@ -24,6 +26,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"zero_stage": 2, "train": {"refresh": "epoch"}, "optimizer": {"name": "torch.optim.RMSprop", "lr": 1e-3}},
     {"zero_stage": 2, "train": {"rule": "ewc"}, "method": {"fisher_items": 3}},
     {"zero_stage": 3, "train": {"rule": "l2sp"}, "method": {"strength": 5.0}},
+    {"zero_stage": 2, "adapter": {"name": "lora", "dropout": 0.2}, "train": {"rule": "none"}},
+    {"zero_stage": 3, "adapter": {"name": "osft"}},
 ]
 
 
@@ -46,7 +50,10 @@ def train_once(config: Config, folder: Path) -> dict[str, torch.Tensor]:
     from cpl_ray.loop import TrainingLoop
 
     dtype = torch.bfloat16 if config.train.dtype == "bfloat16" else torch.float32
-    engine = ZeroEngine(toy_model(dtype, dropout=0.2), config)
+    model = toy_model(dtype, dropout=0.2)
+    assert isinstance(model, PreTrainedModel)
+    adapt(model, config.adapter)
+    engine = ZeroEngine(model, config)
     loop = TrainingLoop(
         config, engine, Rowset(INJECTION), Rowset(MASTERED), pad_id=0, run_folder=folder, zero_stage=engine.stage
     )

@@ -19,11 +19,12 @@ class PlainEngine:
     def __init__(self, model: nn.Module, config: Config) -> None:
         settings, train = config.optimizer, config.train
         self.module = model
-        self.num_params = sum(p.numel() for p in model.parameters())
+        self._params = [p for p in model.parameters() if p.requires_grad]
+        self.num_params = sum(p.numel() for p in self._params)
         self.replicas = dist.get_world_size() if dist.is_initialized() else 1
         self.device = torch.device("cpu")
         self.optimizer = CPLOptimizer(
-            model.parameters(),
+            self._params,
             name=settings.name,
             lr=settings.lr,
             weight_decay=settings.weight_decay,
@@ -63,7 +64,7 @@ class PlainEngine:
 
     def _step(self, mode: Mode) -> float:
         if self.replicas > 1:
-            for p in self.module.parameters():
+            for p in self._params:
                 assert p.grad is not None
                 dist.all_reduce(p.grad)
                 p.grad.div_(self.replicas)

@@ -83,6 +83,19 @@ def test_plain_fine_tuning_is_called_so(tmp_path: Path) -> None:
     assert "collaborative share" not in body
 
 
+@pytest.mark.parametrize(
+    ("adapter", "said"),
+    [
+        ({"name": "lora", "targets": ["q_proj"]}, "`lora` on `q_proj`, rank 16, alpha 32, dropout 0.05; merged"),
+        ({"name": "osft", "frozen_share": 0.75}, "`osft` on all linear layers but the output head, the leading 75 %"),
+    ],
+)
+def test_an_adapter_is_named(tmp_path: Path, adapter: dict[str, Any], said: str) -> None:
+    _, body = card(tmp_path, RESULT, Config.model_validate({"model": "m", "adapter": adapter}))
+    assert said in body
+    assert "adapter" not in card(tmp_path, RESULT, Config(model="m"))[1]
+
+
 def test_no_path_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = tmp_path / "secret-place" / "base-model"
     base.mkdir(parents=True)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MAX_LINES = 300
 
 LAYERS = {
-    1: {"model", "batches", "forward", "generate", "predict", "methods.build"},
+    1: {"model", "batches", "forward", "generate", "predict", "adapters", "methods.build"},
     2: {"engine", "zero_layout"},
     3: {"step", "passes", "loop", "checkpoint", "evaluation"},
     4: {
@@ -47,15 +47,16 @@ LAYERS = {
     },
 }
 # layer 0, on tensors: takes tensors and numbers, knows no model and no configuration
-TENSORS = {"rule", "loss", "optimizer", "mastered", "wrapped", "collectives", "layout", "layer_shares"}
+TENSORS = {"rule", "loss", "optimizer", "mastered", "wrapped", "collectives", "layout", "layer_shares", "orthogonal"}
 
 # of the whole project, tests aside; "pipelines" stands for any file there
 IMPORTERS = {
     "deepspeed": {"engine"},
+    "peft": {"adapters"},
     "ray": {"scoring", "rescoring", "streams", "worker", "trainer", "search", "pipelines"},
     "mlflow": {"mlflow_client", "mlflow_entries", "tracking", "delivery", "registry", "promotion", "qa_model"},
 }
-HEAVY = {"torch", "ray", "deepspeed", "mlflow", "transformers", "accelerate", "matplotlib", "lm_eval"}
+HEAVY = {"torch", "ray", "deepspeed", "mlflow", "transformers", "peft", "accelerate", "matplotlib", "lm_eval"}
 
 LIBRARY = sorted((ROOT / "cpl_ray").rglob("*.py"))
 PIPELINES = sorted((ROOT / "pipelines").glob("*.py"))

@@ -88,6 +88,8 @@ def _training(config: Config, note: _Note) -> None:
         note("train.rule none uses no mastered gradient", *(f"train.{key}" for key in mastered))
     elif train.refresh == "epoch":
         note("train.refresh epoch uses all of M train", "train.mastered_batch_size")
+    if config.evaluate.every is None:
+        note("evaluate.every is null", "train.keep_inside_budget")
     if train.checkpoint_every is None:
         note("train.checkpoint_every is null", "train.keep_checkpoints")
     if name not in ("adam", "adamw"):

@@ -1,10 +1,12 @@
 """`cpl compare` on the command line: what it prints of its tables, what `cpl runs` says of it, and what is refused."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from cpl_ray.compare_book import CompareBook
 from cpl_ray.config import Config
@@ -58,9 +60,7 @@ def test_the_tables_and_what_failed(book: CompareBook, capsys: pytest.CaptureFix
 
 
 def test_the_live_view_names_methods(book: CompareBook) -> None:
-    from rich.console import Console
-
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))
+    console = Console(width=160, record=True, file=io.StringIO())
     console.print(SweepState(book, concurrency=1))
     text = console.export_text()
     assert "2 of 2" in text

@@ -1,4 +1,4 @@
-"""The configuration tree: one typed, frozen model; every default and every meaning lives here and in `config_run.py`.
+"""The configuration tree: one typed, frozen model; every default and meaning lives here and in the other `config_*.py`.
 
 Nothing heavy is imported, so anything may validate a run. Loading, overrides and error messages: `loading.py`.
 """
@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from cpl_ray.config_compare import CompareConfig
 from cpl_ray.config_methods import MASTERED, AdapterConfig, GuardConfig, Mastered, MethodConfig, Rule
 from cpl_ray.config_run import BudgetConfig, ClusterConfig, RunSection, SearchConfig, TrackingConfig
 from cpl_ray.config_types import Every, PositiveInt, Section, Share
@@ -136,6 +137,9 @@ class TrainConfig(Section):
     """Stop after this many updates, if `epochs` has not ended before."""
     stop_at_learned: Share | None = None
     """Stop when an evaluation finds this share of the injection set learned; null: run all epochs."""
+    keep_inside_budget: bool = False
+    """Keep, beside the last model, that of the evaluation that learned most while at most `budget.max_forgetting` of M
+    validation was forgotten; `evaluate` then measures it too. Writes the weights at each such evaluation."""
     micro_batch_size: PositiveInt = 8
     """Injection items per forward pass of one worker."""
     gradient_accumulation_steps: PositiveInt = 1
@@ -223,6 +227,7 @@ class Config(Section):
     tracking: TrackingConfig = TrackingConfig()
     budget: BudgetConfig = BudgetConfig()
     search: SearchConfig = SearchConfig()
+    compare: CompareConfig = CompareConfig()
     gate: bool = False
     """Let `cpl run` judge the model for `champion` at its end, as `cpl promote` does."""
 

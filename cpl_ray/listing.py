@@ -17,37 +17,40 @@ from cpl_ray.loading import load_config
 from cpl_ray.lock import is_held
 from cpl_ray.measures import Rate
 from cpl_ray.metrics_log import last_record
-from cpl_ray.trials import SWEEP_FILE
+from cpl_ray.trials import COMPARE_FILE, SWEEP_FILE
 
+Kind = Literal["run", "sweep", "compare"]
 State = Literal["running", "finished", "trained", "assessed", "failed", "interrupted", "unknown", "damaged"]
 """`unknown`: begun and not ended, on a system that does not tell whether a process holds the folder."""
 
 CHECKPOINTS = Path("train", "checkpoints")
 TRAINING_FAILURE = Path("train", "failure.txt")
 SUMMARY = Path("train", "summary.json")
-_BEGAN = ("environment.json", "config.yaml", SWEEP_FILE)
+_BEGAN = ("environment.json", "config.yaml", SWEEP_FILE, COMPARE_FILE)
 _WORK = ("config.yaml", "environment.json", "tracking.json", "manifest.json", "metrics.jsonl", "model", "flips.parquet")
 """What a run writes while it works; later verbs, such as `cpl promote`, leave these alone."""
 _OURS = ("metrics.jsonl", "assessment", "result.json")
+_PAGES: dict[str, Kind] = {SWEEP_FILE: "sweep", COMPARE_FILE: "compare"}
 _SWEEP_STATES: dict[str, State] = {"running": "running", "finished": "finished", "interrupted": "interrupted"}
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One run or sweep."""
+    """One run, sweep or comparison."""
 
     name: str
-    kind: Literal["run", "sweep"]
+    kind: Kind
     state: State
     folder: str
     model: str | None = None
     rule: str | None = None
     learned: Mapping[str, Any] | None = None
-    """Count, of, share and interval; before evaluation the last one during training; of a sweep its best point."""
+    """Count, of, share and interval; before evaluation the last one during training; of a sweep that of its best point,
+    of a comparison that of the rule."""
     forgotten_held_out: Mapping[str, Any] | None = None
     updates: int | None = None
     trials: Mapping[str, int] | None = None
-    """Of a sweep: number of trials by state."""
+    """Of a sweep or comparison: number of trials by state."""
     started: float | None = None
     """Unix seconds."""
     ended: float | None = None
@@ -81,16 +84,17 @@ def list_runs(base: Path) -> list[Listed]:
 
 
 def look_at(folder: Path) -> Listed | None:
-    """Return what a folder holds; None where it is neither a run nor a sweep."""
+    """Return what a folder holds; None where it is neither a run, a sweep nor a comparison."""
+    page = next((name for name in _PAGES if (folder / name).exists()), None)
     try:
-        if (folder / SWEEP_FILE).exists():
-            return _sweep(folder)
+        if page is not None:
+            return _book(folder, page)
         if (folder / "config.yaml").exists():
             return _run(folder)
         if (folder / "train").is_dir() and any((folder / name).exists() for name in _OURS):
             raise DamagedError("config.yaml is missing")
     except DamagedError as error:
-        kind: Literal["run", "sweep"] = "sweep" if (folder / SWEEP_FILE).exists() else "run"
+        kind: Kind = "run" if page is None else _PAGES[page]
         return Listed(folder.name, kind, "damaged", str(folder), started=_started(folder), problem=str(error))
     except OSError as error:  # a folder without permission, or one that is deleted while it is looked at
         reason = f"{error.filename}: {error.strerror}"
@@ -197,27 +201,27 @@ def _state(folder: Path, *, finished: bool) -> State:
     return "interrupted" if held is False else "unknown"
 
 
-def _sweep(folder: Path) -> Listed:
-    content = read_object(folder / SWEEP_FILE)
+def _book(folder: Path, page: str) -> Listed:
+    content = read_object(folder / page)
     assert content is not None
     said = content.get("state")
     state = _SWEEP_STATES.get(said) if isinstance(said, str) else None
     if state is None:
-        raise DamagedError(f"{SWEEP_FILE}: state is {said!r}; expected one of {', '.join(_SWEEP_STATES)}")
+        raise DamagedError(f"{page}: state is {said!r}; expected one of {', '.join(_SWEEP_STATES)}")
     held = is_held(folder)
     if held:
         state = "running"
     elif state == "running":
         state = "interrupted" if held is False else "unknown"
     trials: dict[str, int] = {}
-    for trial in rows_of(content, "trials"):
+    for trial in rows_of(content, "trials", page):
         trials[str(trial.get("state"))] = trials.get(str(trial.get("state")), 0) + 1
-    best = best_point(content)
+    best = best_point(content) if page == SWEEP_FILE else reference_row(content)
     forgotten = best.get("forgotten")
     model = content.get("model")
     return Listed(
         folder.name,
-        "sweep",
+        _PAGES[page],
         state,
         str(folder),
         model=model if isinstance(model, str) else None,
@@ -226,19 +230,19 @@ def _sweep(folder: Path) -> Listed:
         forgotten_held_out=as_rate(forgotten.get("held_out")) if isinstance(forgotten, Mapping) else None,
         trials=trials,
         started=_started(folder),
-        ended=None if state == "running" else _modified(folder / SWEEP_FILE),
+        ended=None if state == "running" else _modified(folder / page),
     )
 
 
-def rows_of(sweep: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    """Return the objects in a list of sweep.json.
+def rows_of(content: Mapping[str, Any], key: str, page: str = SWEEP_FILE) -> list[dict[str, Any]]:
+    """Return the objects in a list of sweep.json or compare.json.
 
     Raises:
         DamagedError: it is no list of objects.
     """
-    rows = sweep.get(key, [])
+    rows = content.get(key, [])
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DamagedError(f"{SWEEP_FILE}: {key} is not a list of objects")
+        raise DamagedError(f"{page}: {key} is not a list of objects")
     return rows
 
 
@@ -247,6 +251,14 @@ def best_point(sweep: Mapping[str, Any]) -> dict[str, Any]:
     best = sweep.get("best")
     chosen = best.get("point_id") if isinstance(best, Mapping) else None
     return next((point for point in rows_of(sweep, "points") if point.get("point_id") == chosen), {})
+
+
+def reference_row(comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the rule did at equal learning in a comparison; empty where it was not measured yet."""
+    rows = rows_of(comparison, "methods", COMPARE_FILE)
+    own = next((row for row in rows if row.get("method") == comparison.get("reference")), {})
+    found = own.get("at_target")
+    return found if isinstance(found, dict) else {}
 
 
 def _started(folder: Path) -> float | None:

@@ -21,6 +21,7 @@ from cpl_ray.checkpoint import Saves, latest_checkpoint, load_checkpoint, save_c
 from cpl_ray.collectives import Collectives
 from cpl_ray.config import Config
 from cpl_ray.errors import LayoutError
+from cpl_ray.inside_budget import learns_more_inside
 from cpl_ray.layer_shares import LayerShares
 from cpl_ray.layout import Layout
 from cpl_ray.passes import Passes, RowSource
@@ -55,6 +56,8 @@ class LoopState:
     sums: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     last_evaluation: dict[str, float] = field(default_factory=dict)
+    inside_budget: dict[str, float] = field(default_factory=dict)
+    """The evaluation that learned most inside the forgetting budget; its model was kept."""
 
     def mean(self, name: str) -> float | None:
         """Return the mean over updates of a share, or None if it was never measured."""
@@ -73,6 +76,7 @@ class TrainingLoop:
         evaluate: scores the live model, all ranks together, and returns the record of an evaluation; None: never.
         run_folder: where metrics.jsonl and checkpoints go; shared by all ranks. None: nothing is written.
         zero_stage: recorded with checkpoints.
+        keep: writes the live model to its place as the best inside the budget, all ranks together; None: never.
         report: called with each evaluation's record on every rank, with `step` and `evaluation` (its number, from 0).
     """
 
@@ -87,6 +91,7 @@ class TrainingLoop:
         evaluate: Callable[[], dict[str, float]] | None = None,
         run_folder: Path | None = None,
         zero_stage: int = 0,
+        keep: Callable[[], None] | None = None,
         report: Callable[[dict[str, float]], None] = lambda record: None,
     ) -> None:
         self.config = config
@@ -94,7 +99,7 @@ class TrainingLoop:
         self.comm = Collectives(engine.device)
         self.state = LoopState()
         self._evaluate, self._report = evaluate, report
-        self._run_folder, self._zero_stage = run_folder, zero_stage
+        self._run_folder, self._zero_stage, self._keep = run_folder, zero_stage, keep
         self._passes = Passes(config, engine, self.comm, injection, mastered, pad_id=pad_id)
         self.steps_per_epoch = self._passes.steps_per_epoch
         train = config.train
@@ -160,7 +165,8 @@ class TrainingLoop:
         tokens = sum(made.num_tokens for made in (captured, result, mixed) if made is not None)
         state.step += 1
         self._count(record)
-        record["tokens_per_s"] = tokens / (time.perf_counter() - started)
+        record["seconds"] = time.perf_counter() - started
+        record["tokens_per_s"] = tokens / record["seconds"]
         record["memory_bytes"] = float(self.comm.max(_memory_bytes(self.engine.device)))
         self._recorder.write("train", state.step, record)
         if by_layer:
@@ -207,6 +213,10 @@ class TrainingLoop:
         self._recorder.write("eval", self.state.step, record)
         self._report({"step": float(self.state.step), "evaluation": float(self.state.evaluations), **record})
         self.state.evaluations += 1
+        limit = self.config.budget.max_forgetting
+        if self._keep is not None and learns_more_inside(record, self.state.inside_budget, limit):
+            self._keep()
+            self.state.inside_budget = self.state.last_evaluation
         target = self.config.train.stop_at_learned
         if target is not None and record.get("learned_of"):
             self.state.stopped = record["learned"] / record["learned_of"] >= target

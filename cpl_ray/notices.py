@@ -109,6 +109,8 @@ def _training(config: Config, note: _Note) -> None:
     for key, rules in _METHOD_KEYS.items():
         if train.rule not in rules:
             note(f"it belongs to train.rule {' and '.join(rules)}; the rule is {train.rule}", f"method.{key}")
+    if config.evaluate.every is None:
+        note("evaluate.every is null", "train.keep_inside_budget")
     if train.checkpoint_every is None:
         note("train.checkpoint_every is null", "train.keep_checkpoints")
     if name not in ("adam", "adamw"):

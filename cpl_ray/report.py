@@ -1,4 +1,4 @@
-"""One self-contained HTML file that shows a run or a sweep: no network, no other file, nothing executed but its script.
+"""One self-contained HTML file that shows a run, sweep or comparison: no network or other file, only its own script.
 
 Texts are escaped by the templates, data by `embedded_json`, charts where they are drawn. The page's own security
 policy allows exactly the script and the style sheet below, so even markup that got through would stay inert.
@@ -16,9 +16,10 @@ from cpl_ray import __version__
 from cpl_ray.atomic import atomic_write_bytes
 from cpl_ray.errors import ConfigError, UserError
 from cpl_ray.figures import BLUE, GREEN, ORANGE, PURPLE
+from cpl_ray.report_compare import read_comparison
 from cpl_ray.report_questions import FLIPS, PART_NAMES
 from cpl_ray.report_run import read_run
-from cpl_ray.report_source import is_sweep
+from cpl_ray.report_source import is_comparison, is_sweep
 from cpl_ray.report_sweep import read_sweep
 
 NAME = "report.html"
@@ -26,10 +27,10 @@ _COLOURS = f":root{{--blue:{BLUE};--orange:{ORANGE};--green:{GREEN};--purple:{PU
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
-    """Write the report of a run or sweep folder, whole or not at all.
+    """Write the report of the folder of a run, sweep or comparison, whole or not at all.
 
     Args:
-        folder: holds sweep.json, or what `cpl evaluate` writes.
+        folder: holds sweep.json, compare.json, or what `cpl evaluate` writes.
         out: the file; None: `report.html` in the folder.
 
     Returns:
@@ -76,6 +77,8 @@ def render_report(folder: Path) -> str:
     }
     if is_sweep(folder):
         return templates.get_template("sweep.html.j2").render(page=read_sweep(folder), **about)
+    if is_comparison(folder):
+        return templates.get_template("compare.html.j2").render(page=read_comparison(folder), **about)
     return templates.get_template("run.html.j2").render(page=read_run(folder), **about)
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from cpl_ray.errors import ConfigError, DataError
 from cpl_ray.tracking_uri import HIDDEN, is_secret_key, redact
-from cpl_ray.trials import SWEEP_FILE
+from cpl_ray.trials import COMPARE_FILE, SWEEP_FILE
 
 RUN_FILE = "config.yaml"
 _SHOWN = 5
@@ -37,6 +37,11 @@ def find_folder(name: str, runs: Path) -> Path:
 def is_sweep(folder: Path) -> bool:
     """Tell whether the folder is one of a sweep."""
     return (folder / SWEEP_FILE).is_file()
+
+
+def is_comparison(folder: Path) -> bool:
+    """Tell whether the folder is one of a comparison."""
+    return (folder / COMPARE_FILE).is_file()
 
 
 def _newest(runs: Path) -> str:

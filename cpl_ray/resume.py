@@ -11,6 +11,7 @@ FREE = (
     "budget",
     "gate",
     "search",
+    "compare",
     "assess.num_actors",
     "cluster.max_failures",
     "cluster.timeout_s",
@@ -29,12 +30,14 @@ def check_same_job(saved: Config, asked: Config) -> None:
     Raises:
         ResumeError: names each differing key with both values.
     """
+    settled = "budget.max_forgetting" if asked.train.keep_inside_budget else None  # a number follows from it
     free = FREE + (("train.epochs", "train.max_steps") if asked.train.schedule == "constant" else ())
     before, now = _flat(saved.model_dump()), _flat(asked.model_dump())
     differing = [
         f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
         for key in sorted(before | now)
-        if before.get(key) != now.get(key) and not any(key == name or key.startswith(f"{name}.") for name in free)
+        if before.get(key) != now.get(key)
+        and (key == settled or not any(key == name or key.startswith(f"{name}.") for name in free))
     ]
     if differing:
         raise ResumeError(

@@ -21,7 +21,7 @@ from cpl_ray.listing import (
     rows_of,
 )
 from cpl_ray.metrics_log import last_record
-from cpl_ray.trials import SWEEP_FILE
+from cpl_ray.trials import COMPARE_FILE, SWEEP_FILE
 
 STAGES = {"assess": "assessment", "train": "model", "evaluate": "result.json", "register": "registered.json"}
 """What each stage leaves when it is done."""
@@ -50,7 +50,7 @@ def details_of(folder: Path) -> dict[str, Any] | None:
     Returns:
         The fields of `Listed`, `age_s`, `took_s`, and where they exist: `stages`, `rates` (as in result.json),
         `places`, `mlflow`, `registered`, `gate`, `last_update`, `last_evaluation`, `failure`, `checkpoint_step`; of a
-        sweep `sweep` (all of sweep.json) and `best_point`.
+        sweep `sweep` (all of sweep.json) and `best_point`; of a comparison `comparison` (all of compare.json).
     """
     listed = look_at(folder)
     if listed is None:
@@ -59,6 +59,8 @@ def details_of(folder: Path) -> dict[str, Any] | None:
     found: dict[str, Any] = listed.to_dict() | {"age_s": age_s, "took_s": took_s}
     if listed.kind == "sweep":
         return found | _of_sweep(folder)
+    if listed.kind == "compare":
+        return found | {"comparison": _readable(folder / COMPARE_FILE) or None}
     found["stages"] = {stage: (folder / name).exists() for stage, name in STAGES.items()}
     found["places"] = {name: str(folder / name) for name in _PLACES if (folder / name).exists()}
     result = _readable(folder / "result.json")

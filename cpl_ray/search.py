@@ -1,6 +1,6 @@
-"""Ray Tune runs the trials of a sweep: it gives them room, stops them early, and tells what happened.
+"""Ray Tune runs the trials of a sweep or comparison: it gives them room, stops them early, and tells what happened.
 
-Which trials there are and what became of them is in the book (sweep_book.py), not in Tune's own state: nothing that
+Which trials there are and what became of them is in the book (trial_book.py), not in Tune's own state: nothing that
 Tune pickles is ever read again.
 """
 
@@ -23,7 +23,7 @@ from ray.tune.search import Searcher
 from cpl_ray.config import Config
 from cpl_ray.config_run import SearchConfig
 from cpl_ray.errors import ConfigError, UserError
-from cpl_ray.sweep_book import SweepBook
+from cpl_ray.trial_book import TrialBook
 from cpl_ray.trials import Trial
 
 Work = Callable[[int], None]
@@ -65,7 +65,7 @@ class ScoreCallback(TuneReportCallback):
 class _FromBook(Searcher):
     """Hands Tune the trials that the book names."""
 
-    def __init__(self, book: SweepBook) -> None:
+    def __init__(self, book: TrialBook) -> None:
         super().__init__()
         self._book = book
 
@@ -81,7 +81,7 @@ class _FromBook(Searcher):
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the book is the state."""
-        Path(checkpoint_path).write_text("the state of this search is in sweep.json\n", "utf-8")
+        Path(checkpoint_path).write_text(f"the state of this search is in {self._book.page}\n", "utf-8")
 
     def restore(self, checkpoint_path: str) -> None:
         """Restore nothing."""
@@ -100,7 +100,7 @@ class _FromBook(Searcher):
 class _Keeper(TrialProgressCallback):
     """Keeps the book while Tune runs; in the place of Tune's own progress, which prints although it is told not to."""
 
-    def __init__(self, book: SweepBook, watcher: Watcher) -> None:
+    def __init__(self, book: TrialBook, watcher: Watcher) -> None:
         super().__init__()
         self._book, self._watcher = book, watcher
         self._began: dict[int, float] = {}
@@ -133,8 +133,13 @@ class _Keeper(TrialProgressCallback):
         return (tune.Callback, ())
 
 
-def concurrency_of(config: Config) -> int:
+def concurrency_of(config: Config, asked: int | None, key: str) -> int:
     """Return how many trials may run at once: what was asked for, or as many as the cluster has room for.
+
+    Args:
+        config: its `cluster` section says what a trial takes.
+        asked: trials at once; None: as many as fit.
+        key: name of the key that asked.
 
     Raises:
         ConfigError: more are asked for than fit, or not even one fits.
@@ -145,7 +150,6 @@ def concurrency_of(config: Config) -> int:
     if cluster.use_gpu:
         room = min(room, int(slots.get("GPU", 0.0) / cluster.num_workers + 1e-9))
         has += f" and {slots.get('GPU', 0.0):g} GPUs"
-    asked = config.search.max_concurrent_trials
     if room < 1:
         raise ConfigError(
             f"cluster.num_workers: a trial needs {cluster.num_workers} workers of {cluster.cpus_per_worker:g} CPUs"
@@ -153,13 +157,13 @@ def concurrency_of(config: Config) -> int:
         )
     if asked is not None and asked > room:
         raise ConfigError(
-            f"search.max_concurrent_trials is {asked}, but the cluster has {has}, room for {room} trials of "
+            f"{key} is {asked}, but the cluster has {has}, room for {room} trials of "
             f"{cluster.num_workers} workers; ask for at most {room}, or leave it out"
         )
     return asked or room
 
 
-def run_trials(book: SweepBook, work: Work, *, concurrency: int, watcher: Watcher) -> None:
+def run_trials(book: TrialBook, work: Work, *, concurrency: int, watcher: Watcher) -> None:
     """Run all trials of the book that have not ended.
 
     Args:
@@ -177,8 +181,8 @@ def run_trials(book: SweepBook, work: Work, *, concurrency: int, watcher: Watche
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "3600")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by the watcher
-    remaining = book.total - sum(trial.state in ("finished", "stopped") for trial in book.trials)
-    if remaining <= 0:
+    remaining = book.at_most - len(book.ended_trials)
+    if remaining <= 0 or book.done:
         return
     for left in book.folder.glob(".tune-*"):  # by a driver that was killed
         shutil.rmtree(left, ignore_errors=True)

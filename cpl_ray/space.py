@@ -21,7 +21,7 @@ KINDS = ("grid", "choice", "uniform", "loguniform")
 # what all trials of a sweep share (one assessment, one place, one budget) cannot differ between them
 _SHARED = {
     "the assessment, which all trials share": ("model", "model_revision", "data", "split", "prompt", "assess"),
-    "where and how the sweep runs": ("run", "tracking", "cluster", "search", "gate", "trust_remote_code"),
+    "where and how trials run": ("run", "tracking", "cluster", "search", "compare", "gate", "trust_remote_code"),
     "what is judged": ("budget",),
 }
 
@@ -63,7 +63,7 @@ def dimensions(config: Config) -> list[Dimension]:
             "search.space is empty; name the keys to search, e.g. "
             "search.space={optimizer.lr: {loguniform: [1e-5, 1e-3]}}"
         )
-    found = [_dimension(str(key), spec) for key, spec in _flat(config.search.space).items()]
+    found = [_dimension(str(key), spec) for key, spec in flat_keys(config.search.space).items()]
     for dimension in found:
         for value in dimension.values:
             with_point(config, {dimension.key: value})
@@ -104,8 +104,8 @@ def random_point(found: Sequence[Dimension], index: int, seed: int) -> Point:
     return {one.key: point[one.key] if one.kind == "grid" else one.sample(rng) for one in found}
 
 
-def with_point(config: Config, point: Mapping[str, Any]) -> Config:
-    """Return the configuration with the values of a point.
+def with_point(config: Config, point: Mapping[str, Any], where: str = "search.space") -> Config:
+    """Return the configuration with the values of a point, which was given in the section `where`.
 
     Raises:
         ConfigError: a value is not valid; names key and value.
@@ -124,26 +124,26 @@ def with_point(config: Config, point: Mapping[str, Any]) -> Config:
         keys = all_keys()
         valid = "; ".join(f"{key}: {keys[key].valid}" for key in point if key in keys)
         reason = error.errors()[0]["msg"]
-        raise ConfigError(
-            f"search.space: {shown} is not valid ({reason}); valid is {valid or 'another value'}"
-        ) from None
+        raise ConfigError(f"{where}: {shown} is not valid ({reason}); valid is {valid or 'another value'}") from None
 
 
-def _flat(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_keys(space: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return dotted keys also where the space is written as nested sections."""
     flat: dict[str, Any] = {}
     sections = {key.name for key in all_keys().values() if key.section}
     for key, spec in space.items():
         name = f"{prefix}{key}"
         if name in sections and isinstance(spec, Mapping):
-            flat |= _flat(spec, f"{name}.")
+            flat |= flat_keys(spec, f"{name}.")
         else:
             flat[name] = spec
     return flat
 
 
 def _dimension(key: str, spec: Any) -> Dimension:
-    _check_key(key)
+    check_key(key)
+    if key == "train.seed":
+        raise ConfigError("search.space: train.seed is not searched; give search.seeds to run every point with several")
     if isinstance(spec, list):
         spec = {"grid": spec}
     if not isinstance(spec, Mapping) or len(spec) != 1 or next(iter(spec)) not in KINDS:
@@ -166,13 +166,16 @@ def _dimension(key: str, spec: Any) -> Dimension:
     return Dimension(key, kind, tuple(values))
 
 
-def _check_key(key: str) -> None:
+def check_key(key: str, where: str = "search.space") -> None:
+    """Refuse a key that is unknown or cannot differ between trials.
+
+    Raises:
+        ConfigError: begins with `where` the key was given.
+    """
     keys = all_keys()
     free = any(known.free and key.startswith(f"{known.name}.") for known in keys.values())
     if not free and (key not in keys or keys[key].section):
-        raise ConfigError(f"search.space: {unknown_key(key)}")
+        raise ConfigError(f"{where}: {unknown_key(key)}")
     for why, names in _SHARED.items():
         if any(key == name or key.startswith(f"{name}.") for name in names):
-            raise ConfigError(f"search.space: {key} concerns {why}; it cannot differ between trials")
-    if key == "train.seed":
-        raise ConfigError("search.space: train.seed is not searched; give search.seeds to run every point with several")
+            raise ConfigError(f"{where}: {key} concerns {why}; it cannot differ between trials")

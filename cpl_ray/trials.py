@@ -1,4 +1,4 @@
-"""The trials of a sweep: what each tried and what came of it, as kept in `sweep.json`."""
+"""The trials of a sweep or comparison: what each tried and what came of it, as kept in its book."""
 
 import csv
 import io
@@ -14,9 +14,10 @@ from cpl_ray.measures import Rate
 State = Literal["pending", "running", "finished", "stopped", "failed"]
 FORGOTTEN = ("validation", "held_out", "in_set")
 ENDED: tuple[State, ...] = ("finished", "stopped")
-"""What a resumed sweep does not do again."""
+"""What a resumed job does not do again."""
 NOTHING = Rate(0, 0)
 SWEEP_FILE = "sweep.json"
+COMPARE_FILE = "compare.json"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Trial:
     mastered_size: int | None = None
     mastered_sha256: str | None = None
     error: str | None = None
+    method: str | None = None
+    """Name of the compared method; None in a sweep."""
 
     @property
     def name(self) -> str:
@@ -71,6 +74,7 @@ class Trial:
         known = self.state in ENDED
         return {
             "index": self.index,
+            **({} if self.method is None else {"method": self.method}),
             "point_id": self.point_id,
             "point": self.point,
             "seed": self.seed,
@@ -102,6 +106,7 @@ class Trial:
             mastered_size=saved["mastered_size"],
             mastered_sha256=saved["mastered_sha256"],
             error=saved["error"],
+            method=saved.get("method"),
         )
 
 
@@ -121,18 +126,17 @@ def as_csv(trials: Sequence[Trial]) -> str:
     return sink.getvalue()
 
 
-def read_sweep(folder: Path) -> dict[str, Any]:
-    """Read a sweep's `sweep.json`.
+def read_book(path: Path) -> dict[str, Any]:
+    """Read the page of a book of trials: `sweep.json` or `compare.json`.
 
     Raises:
         DataError: there is none, or it is damaged.
     """
-    path = folder / SWEEP_FILE
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         [Trial.from_dict(trial) for trial in saved["trials"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} cannot be read as the record of a sweep: {error}") from error
+        raise DataError(f"{path} cannot be read as a record of trials: {error}") from error
     return dict(saved)
 
 

@@ -10,6 +10,7 @@ import ray.train
 
 from cpl_ray.config import Config
 from cpl_ray.errors import UserError
+from cpl_ray.inside_budget import INSIDE_BUDGET
 from cpl_ray.items import Item
 from cpl_ray.rundir import atomic_write_text
 from cpl_ray.streams import StreamSource, blocks_of
@@ -48,6 +49,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
     from cpl_ray.loop import TrainingLoop
     from cpl_ray.model import load_model, load_tokenizer, save_model
     from cpl_ray.predict import Scorer
+    from cpl_ray.state_bytes import state_bytes
 
     run_folder = Path(job["run_folder"])
     started = time.time()
@@ -60,6 +62,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
         revision=config.model_revision,
         trust_remote_code=config.trust_remote_code,
     )
+    model_params = sum(param.numel() for param in model.parameters())
     adapt(model, config.adapter, seed=config.train.seed, device="cuda" if config.cluster.use_gpu else "cpu")
     if config.train.gradient_checkpointing:
         model.gradient_checkpointing_enable()
@@ -80,6 +83,12 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
         ]
         evaluator = Evaluator(items, scorer, Collectives(engine.device))
         evaluate = lambda: evaluator.run(engine.module)  # noqa: E731
+
+    def save(folder: Path) -> None:
+        weights = engine.state_dict()  # all ranks take part
+        if torch.distributed.get_rank() == 0:
+            save_model(model, tokenizer, folder, state_dict=merged(model, config.adapter, weights))
+
     loop = TrainingLoop(
         config,
         engine,
@@ -89,11 +98,12 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
         evaluate=evaluate,
         run_folder=run_folder,
         zero_stage=engine.stage,
+        keep=(lambda: save(run_folder / INSIDE_BUDGET)) if config.train.keep_inside_budget else None,
         report=ray.train.report,
     )
     ready = time.time()
     state = loop.run()
-    weights = engine.state_dict()
+    kept_bytes = loop.comm.sum([float(state_bytes(engine.optimizer))])[0] / engine.replicas
     summary: dict[str, Any] = {
         "steps": state.step,
         "epochs": state.step / loop.steps_per_epoch,
@@ -104,15 +114,16 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
         "flip_rate": state.mean("flip_rate"),
         "moved_share": state.mean("moved_share"),
         "last_evaluation": state.last_evaluation,
+        "inside_budget": state.inside_budget or None,
+        "state_bytes_per_param": kept_bytes / model_params,
         "num_params": engine.num_params,
         "world_size": loop.comm.world_size,
         "start_s": ready - started,
         "train_s": time.time() - ready,
         "deepspeed": engine.config,
     }
+    save(run_folder / "model")
     if loop.comm.rank == 0:
-        weights = merged(model, config.adapter, weights)
-        save_model(model, tokenizer, run_folder / "model", state_dict=weights)
         atomic_write_text(run_folder / SUMMARY, json.dumps(summary, indent=1))
     loop.comm.barrier()
     return summary

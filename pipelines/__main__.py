@@ -7,6 +7,7 @@ from typing import Any, cast
 import typer
 
 from pipelines.assess import assess
+from pipelines.compare import compare
 from pipelines.console import EXIT_FAILED, EXIT_USAGE
 from pipelines.env import env
 from pipelines.evaluate import evaluate
@@ -31,7 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _verb in (run, sweep, assess, train, evaluate, register, promote, rollback, report, validate, init, env):
+for _verb in (run, sweep, compare, assess, train, evaluate, register, promote, rollback, report, validate, init, env):
     app.command()(_verb)
 app.add_typer(runs_app)
 

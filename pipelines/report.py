@@ -25,10 +25,11 @@ def report(
 
     def work() -> dict[str, Any]:
         from cpl_ray.report import write_report
-        from cpl_ray.report_source import find_folder, is_sweep
+        from cpl_ray.report_source import find_folder, is_comparison, is_sweep
 
         folder = find_folder(name, runs)
         path = write_report(folder, out)
-        return {"kind": "sweep" if is_sweep(folder) else "run", "folder": str(folder), "report": str(path)}
+        kind = "sweep" if is_sweep(folder) else "compare" if is_comparison(folder) else "run"
+        return {"kind": kind, "folder": str(folder), "report": str(path)}
 
     execute(Outcome("report", as_json, verbose, quiet), work, lambda result: print(result["report"]))

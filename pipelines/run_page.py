@@ -1,4 +1,4 @@
-"""One run or sweep on a page: plain lines to be read, searched and copied, and tables of its numbers."""
+"""One run, sweep or comparison on a page: plain lines to be read, searched and copied, and tables of its numbers."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from pipelines.ages import duration
+from pipelines.compare import show_comparison
 from pipelines.headline import show_headline
 from pipelines.runs import counted
 from pipelines.tables import print_table
@@ -16,12 +17,16 @@ _EVALUATION_NUMBERS = ("learned", "forgotten_validation", "forgotten_in_set")
 
 def print_page(found: Mapping[str, Any]) -> None:
     """Print the details that `find_run` found."""
-    lines = [*_head(found), *(_sweep_lines(found) if found["kind"] == "sweep" else _run_lines(found))]
+    of_kind = {"sweep": _sweep_lines, "compare": _book_lines, "run": _run_lines}
+    lines = [*_head(found), *of_kind[found["kind"]](found)]
     width = max(len(label) for label, _ in lines)
     for label, text in lines:
         print(f"{label:<{width}}  {text}")
-    if found["kind"] == "sweep":
-        _print_sweep(found["sweep"] or {})
+    if found["kind"] != "run":
+        if found["kind"] == "sweep":
+            _print_sweep(found["sweep"] or {})
+        elif found["comparison"] and found["state"] != "damaged":
+            show_comparison(found["comparison"], None)
         if found["resume"]:
             print(f"\ncontinue, in the folder that it was started in:\n{found['resume']}")
         return
@@ -83,10 +88,14 @@ def _counts(record: Mapping[str, Any]) -> str:
     return f"at update {record['step']}: {', '.join(parts)}"
 
 
-def _sweep_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    sweep = found["sweep"] or {}
+def _book_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if found["trials"]:
         yield "trials", ", ".join(f"{count} {state}" for state, count in sorted(found["trials"].items()))
+
+
+def _sweep_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    sweep = found["sweep"] or {}
+    yield from _book_lines(found)
     for key in ("algorithm", "seeds", "space"):
         if key in sweep:
             yield key, sweep[key] if isinstance(sweep[key], str) else json.dumps(sweep[key], ensure_ascii=False)

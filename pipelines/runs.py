@@ -18,7 +18,7 @@ runs_app = typer.Typer(name="runs", context_settings={"help_option_names": ["-h"
 
 @runs_app.callback(invoke_without_command=True)
 def runs(context: typer.Context, folder: RunsFolder = None, as_json: AsJson = False) -> None:
-    """List the runs and sweeps of a folder, those that began last first; `cpl runs show NAME` shows one.
+    """List the runs, sweeps and comparisons of a folder, those that began last first; `cpl runs show NAME` shows one.
 
     States: running, finished (evaluated), trained, assessed, failed, interrupted, damaged (the reason is given).
     Until a run is evaluated, `learned` is that of the last evaluation during training.
@@ -46,7 +46,7 @@ def show(
     folder: RunsFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one run or sweep: state, results, where everything lies, why it failed, how to continue it."""
+    """Show one run, sweep or comparison: state, results, where everything lies, why it failed, how to continue it."""
     above = context.parent.params if context.parent is not None else {}
 
     def work() -> dict[str, Any]:

@@ -112,9 +112,12 @@ def evaluate(
     """Score the trained model on every part; write the ledger, result.json, model card and, with `show`, pictures."""
     from cpl_ray.assessment import read_assessment
     from cpl_ray.card import write_card
+    from cpl_ray.costs import training_costs
     from cpl_ray.ledger import build_ledger, summarise, write_ledger
+    from cpl_ray.metrics_log import read_records
     from cpl_ray.scoring import score_items
     from cpl_ray.subset import with_mastered_size
+    from pipelines.inside import measured_inside
 
     config = prepared(config, run)
     if not (run.model / "config.json").is_file():
@@ -129,7 +132,9 @@ def evaluate(
     with tracked(config, run, tracker) as tracker:
         with ray_session(config, say):
             say(f"asking the trained model {len(items)} items by {scorer}")
-            after = score_items(items, config=config, scorer=scorer, model_path=str(run.model), max_length=max_length)
+            ask = partial(score_items, items, config=config, scorer=scorer, max_length=max_length)
+            after = ask(model_path=str(run.model))
+            inside = measured_inside(run, assessment, after, lambda model: ask(model_path=model))
         ledger = build_ledger(assessment, after)
         write_ledger(run.flips, ledger)
         training = json.loads((run.train / "summary.json").read_text(encoding="utf-8"))
@@ -143,6 +148,9 @@ def evaluate(
             **summarise(ledger),
             "mastered_size": len(assessment.parts["mastered_train"]),
             "mastered_sha256": items_digest(row.item for row in assessment.parts["mastered_train"]),
+            "inside_budget": inside,
+            "state_bytes_per_param": training.get("state_bytes_per_param"),
+            **training_costs(read_records(run.metrics, "train")),
             **{name: training[name] for name in (*shown, "stopped_at_learned", "num_params", "world_size")},
         }
         if show:

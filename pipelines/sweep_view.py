@@ -1,11 +1,12 @@
-"""What the live view shows of a sweep: a bar, the time left, the trials that run, and the best so far."""
+"""What the live view shows of a sweep or comparison: a bar, the time left, the trials that run, and the best so far."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cpl_ray.choice import choose, describe, pareto_front, summarise_points
-from cpl_ray.sweep_book import SweepBook
+from cpl_ray.contenders import RATE
+from cpl_ray.trial_book import TrialBook
 from cpl_ray.trials import Trial
 from pipelines.ages import duration
 
@@ -20,7 +21,7 @@ _SHOWN_FRONT = 6
 class SweepState:
     """What is known of a sweep so far."""
 
-    book: SweepBook
+    book: TrialBook
     concurrency: int
     evaluations: dict[int, Mapping[str, float]] = field(default_factory=dict)
     """The newest evaluation of each trial that runs."""
@@ -72,8 +73,15 @@ def sweep_view(state: SweepState) -> "RenderableType":
     front = Table("front", "settings", "what it did", box=None, padding=(0, 2))
     for one in pareto_front(points)[:_SHOWN_FRONT]:
         mark = f"{one.point_id} *" if best is not None and one.point_id == best.point_id else str(one.point_id)
-        front.add_row(*map(Text, (mark, settings(one.point), describe(one))))
+        front.add_row(*map(Text, (mark, about(one.trials[0]), describe(one))))
     return Group(head, *([running] if running.row_count else []), *([front] if front.row_count else []))
+
+
+def about(trial: Trial) -> str:
+    """Return what a trial tries: the method and its rate in a comparison, the point in a sweep."""
+    if trial.method is None:
+        return settings(trial.point)
+    return f"{trial.method} {settings({RATE: trial.point[RATE]})}"
 
 
 def settings(point: Mapping[str, Any]) -> str:
@@ -88,6 +96,6 @@ def _row(trial: Trial, record: Mapping[str, float]) -> tuple[str, ...]:
         of = record.get(f"{name}_of")
         return f"{record[name]:.0f} of {of:.0f}" if of else ""
 
-    seeded = f"{settings(trial.point)} seed={trial.seed}"
+    seeded = f"{about(trial)} seed={trial.seed}"
     update = f"{record['step']:.0f}" if "step" in record else "starting"
     return trial.name, seeded, update, count("learned"), count("forgotten_validation")

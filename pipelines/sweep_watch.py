@@ -1,4 +1,4 @@
-"""What the driver of a sweep does while trials run: their MLflow runs, and telling the user."""
+"""What the driver of a sweep or comparison does while trials run: their MLflow runs, and telling the user."""
 
 import json
 from collections.abc import Mapping
@@ -7,12 +7,12 @@ from types import TracebackType
 from typing import Any, Literal
 
 from cpl_ray.rundir import RunDir
-from cpl_ray.sweep_book import SweepBook, trial_config
 from cpl_ray.tracking import Tracker
+from cpl_ray.trial_book import TrialBook, trial_config
 from cpl_ray.trials import Trial
 from pipelines.ages import duration
 from pipelines.stages import final_metrics
-from pipelines.sweep_view import SweepState, settings
+from pipelines.sweep_view import SweepState, about
 from pipelines.voice import Say, for_programs, live_view
 
 _TOLD = ("step", "learned", "forgotten", "score")
@@ -24,16 +24,16 @@ _STATUS: dict[str, Literal["FINISHED", "FAILED", "KILLED"]] = {
 
 
 class SweepWatch:
-    """Follows the trials of a sweep: one child run in MLflow each, closed truthfully; one line for each that ends.
+    """Follows the trials of a book: one child run in MLflow each, closed truthfully; one line for each that ends.
 
     Args:
-        book: the sweep's trials.
-        parent: tracker of the sweep's own MLflow run.
+        book: names the trials.
+        parent: tracker of the job's own MLflow run.
         say: prints a line.
         concurrency: trials at once, for the estimate of the time left.
     """
 
-    def __init__(self, book: SweepBook, parent: Tracker, say: Say, concurrency: int) -> None:
+    def __init__(self, book: TrialBook, parent: Tracker, say: Say, concurrency: int) -> None:
         self._book, self._parent, self._say = book, parent, say
         self._trackers: dict[int, Tracker] = {}
         self._state = SweepState(book, concurrency)
@@ -93,7 +93,10 @@ class SweepWatch:
         resume = (folder / "tracking.json").exists()
         tracker = Tracker.open(config, folder, resume=resume, parent=self._parent)
         tracker.log_params(config.model_dump())
-        tags = {"cpl_ray.sweep": self._book.folder.name, "cpl_ray.trial": trial.name, "cpl_ray.state": "running"}
+        kind = self._book.page.removesuffix(".json")
+        tags = {f"cpl_ray.{kind}": self._book.folder.name, "cpl_ray.trial": trial.name, "cpl_ray.state": "running"}
+        if trial.method is not None:
+            tags["cpl_ray.method"] = trial.method
         tracker.log_tags({**tags, "cpl_ray.point": json.dumps(trial.point)})
         return tracker
 
@@ -115,7 +118,7 @@ class SweepWatch:
         tracker.finish(_STATUS.get(trial.state, "FAILED"))
 
     def _line(self, trial: Trial) -> str:
-        said = [f"trial {trial.name} {trial.state:<8} {settings(trial.point)} seed={trial.seed}"]
+        said = [f"trial {trial.name} {trial.state:<8} {about(trial)} seed={trial.seed}"]
         if trial.state == "failed":
             said.append((trial.error or "").split("\n", 1)[0][:200])
         else:
@@ -131,4 +134,5 @@ class SweepWatch:
 
 
 def _about(trial: Trial) -> dict[str, Any]:
-    return {"trial": trial.index, "point": trial.point, "seed": trial.seed}
+    method = {} if trial.method is None else {"method": trial.method}
+    return {"trial": trial.index, **method, "point": trial.point, "seed": trial.seed}

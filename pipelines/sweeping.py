@@ -11,12 +11,11 @@ from cpl_ray.rundir import RunDir, atomic_write_text
 from cpl_ray.space import with_point
 from cpl_ray.sweep_book import SweepBook
 from cpl_ray.tracking import Tracker
-from cpl_ray.tracking_uri import default_uri, sqlite_path
 from cpl_ray.trials import Trial, as_csv
 from pipelines.console import Say
 from pipelines.session import ray_session
 from pipelines.stages import assess, prepared, tracked, write_report_of
-from pipelines.sweep_watch import SweepWatch
+from pipelines.trial_job import run_book, with_tracking_address
 
 _BEST_HEAD = """\
 # The choice of the sweep {name}: {reason}
@@ -40,38 +39,18 @@ def sweep(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
 
     if config.run.resume:
         _check_resume(load_config(run.config), config)
-    config = _absolute(prepared(config, run), run)
+    config = with_tracking_address(prepared(config, run), run)
     with tracked(config, run) as tracker, ray_session(config, say, dashboard=True):
-        concurrency = concurrency_of(config)
+        concurrency = concurrency_of(config, config.search.max_concurrent_trials, "search.max_concurrent_trials")
         if not run.assessment.exists():
             assess(config, run, say, tracker)
         _check_validation(config, run)
-        book = _run_trials(config, run, say, tracker, concurrency)
+        book = SweepBook(run.root, config, concurrency=concurrency, resume=config.run.resume)
+        run_book(book, tracker, say, concurrency)
         content = book.conclude("finished")
         if not any(trial.state in ("finished", "stopped") for trial in book.trials):
             raise UserError(f"every trial failed; the first: {book.trials[0].error}. sweep.json has the others")
         return _conclude(config, run, content, tracker, say)
-
-
-def _run_trials(config: Config, run: RunDir, say: Say, tracker: Tracker, concurrency: int) -> SweepBook:
-    from cpl_ray.search import run_trials
-    from pipelines.trial import run_trial
-
-    book = SweepBook(run.root, config, concurrency=concurrency, resume=config.run.resume)
-    at_once = f"{concurrency} at once" if concurrency > 1 else "one after the other"
-    say(f"{book.total} trials, {at_once}; {len(book.ended_trials)} of them done before")
-    job, folder = config.model_dump(), str(run.root)
-
-    def work(index: int) -> None:
-        run_trial(job, folder, index)
-
-    with SweepWatch(book, tracker, say, concurrency) as watch:
-        try:
-            run_trials(book, work, concurrency=concurrency, watcher=watch)
-        except KeyboardInterrupt:
-            book.conclude("interrupted")
-            raise
-    return book
 
 
 def _conclude(config: Config, run: RunDir, content: dict[str, Any], tracker: Tracker, say: Say) -> dict[str, Any]:
@@ -110,16 +89,6 @@ def _best_config(config: Config, run: RunDir, point: dict[str, Any], reason: str
         }
     )
     return _BEST_HEAD.format(name=run.name, reason=reason, path=run.root / "best.yaml") + dump_config(chosen)
-
-
-def _absolute(config: Config, run: RunDir) -> Config:
-    """Return the configuration with the tracking database of this sweep named, since trials lie in another folder."""
-    if not config.tracking.enabled:
-        return config
-    uri = default_uri(config, run.root.parent)
-    if config.tracking.uri is not None or sqlite_path(uri) is None:
-        return config
-    return config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": uri})})
 
 
 def _check_validation(config: Config, run: RunDir) -> None:

@@ -1,6 +1,6 @@
-"""One trial of a sweep, in a process of its own: an ordinary run on the sweep's assessment, trained and measured.
+"""One trial of a sweep or comparison, in a process of its own: an ordinary run on its assessment.
 
-It does not talk to MLflow: the sweep's driver does, and so also knows of trials that were stopped.
+It does not talk to MLflow: the driver does, and so also knows of trials that were stopped.
 """
 
 import shutil
@@ -11,29 +11,30 @@ from typing import Any
 
 from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError
+from cpl_ray.inside_budget import INSIDE_BUDGET
 from cpl_ray.lock import release
 from cpl_ray.rundir import RunDir
-from cpl_ray.sweep_book import trial_config
-from cpl_ray.trials import Trial, read_sweep
+from cpl_ray.trial_book import trial_config
+from cpl_ray.trials import Trial, read_book
 
 _LOCK_WAIT_S = 60.0
 
 
-def run_trial(sweep: dict[str, Any], folder: str, index: int) -> None:
-    """Do the trial with number `index` of the sweep in `folder`; what a broken attempt has done is kept.
+def run_trial(job: dict[str, Any], book: str, index: int) -> None:
+    """Do the trial with number `index` of a book; what a broken attempt has done is kept.
 
     Args:
-        sweep: the sweep's configuration with absolute paths, as a dict.
-        folder: the sweep's folder.
-        index: number of the trial in `sweep.json`.
+        job: the configuration of the sweep or comparison, with absolute paths, as a dict.
+        book: the book's page, `sweep.json` or `compare.json`, in the folder of the job.
+        index: number of the trial there.
     """
     from cpl_ray.search import ScoreCallback
     from pipelines.assessing import adopt_assessment
     from pipelines.stages import evaluate, train
 
-    base = Config.model_validate(sweep)
-    trial = Trial.from_dict(read_sweep(Path(folder))["trials"][index])
-    run, config = _entered(trial_config(Path(folder), base, trial))
+    base = Config.model_validate(job)
+    trial = Trial.from_dict(read_book(Path(book))["trials"][index])
+    run, config = _entered(trial_config(Path(book).parent, base, trial))
     try:
         quiet = config.model_copy(update={"tracking": config.tracking.model_copy(update={"enabled": False})})
         if not run.assessment.exists():
@@ -43,7 +44,7 @@ def run_trial(sweep: dict[str, Any], folder: str, index: int) -> None:
             train(quiet, run, _say, callbacks=callbacks)
         if not run.result.exists():
             evaluate(quiet, run, _say, show=False)  # `cpl report` makes the pictures of the trials one wants
-        for scratch in (run.train / "checkpoints", run.train / "ray"):
+        for scratch in (run.train / "checkpoints", run.train / "ray", run.root / INSIDE_BUDGET):
             shutil.rmtree(scratch, ignore_errors=True)
     finally:
         release(run.root)

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from cpl_ray.config import Config
+from cpl_ray.config_compare import CompareConfig
+from cpl_ray.contenders import contenders
 from cpl_ray.errors import ConfigError
 from cpl_ray.loading import load_config
 from cpl_ray.notices import notices
@@ -56,9 +58,10 @@ def check(config: Config, outcome: Outcome) -> dict[str, Any]:
         outcome.say(notice, event="note")
     problems, remarks = check_model(config)
     place_problems, place_remarks = check_places(config)
-    if config.search.space:
+    for section, given in ((dimensions, config.search.space), (contenders, config.compare != CompareConfig())):
         try:
-            dimensions(config)
+            if given:
+                section(config)
         except ConfigError as error:
             problems.append(str(error))
     found = check_data(config)

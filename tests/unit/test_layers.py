@@ -35,8 +35,10 @@ LAYERS = {
     5: {
         "figures",
         "card",
+        "compare_figures",
         "report",
         "report_charts",
+        "report_compare",
         "report_questions",
         "report_run",
         "report_source",
@@ -47,7 +49,8 @@ LAYERS = {
     },
 }
 # layer 0, on tensors: takes tensors and numbers, knows no model and no configuration
-TENSORS = {"rule", "loss", "optimizer", "mastered", "wrapped", "collectives", "layout", "layer_shares", "orthogonal"}
+TENSORS = {"rule", "loss", "optimizer", "mastered", "wrapped", "collectives", "layout", "layer_shares"}
+TENSORS |= {"orthogonal", "state_bytes"}
 
 # of the whole project, tests aside; "pipelines" stands for any file there
 IMPORTERS = {

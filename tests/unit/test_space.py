@@ -49,7 +49,7 @@ def test_specifications() -> None:
         ({"train.refresh": {"choice": ["never"]}}, "train.refresh='never' is not valid"),
         ({"split.seed": [1, 2]}, "the assessment, which all trials share"),
         ({"model": ["a", "b"]}, "the assessment, which all trials share"),
-        ({"run.name": ["a", "b"]}, "where and how the sweep runs"),
+        ({"run.name": ["a", "b"]}, "where and how trials run"),
         ({"budget.max_forgetting": [0.1]}, "what is judged"),
         ({"train.seed": [1, 2]}, "give search.seeds"),
         ({"train": [1]}, "train"),

@@ -13,8 +13,9 @@ from cpl_ray.errors import DataError
 from cpl_ray.loading import load_config
 from cpl_ray.proposals import Outcome, Proposer
 from cpl_ray.rundir import RunDir
-from cpl_ray.sweep_book import SweepBook, trial_config
-from cpl_ray.trials import Trial, read_sweep
+from cpl_ray.sweep_book import SweepBook
+from cpl_ray.trial_book import trial_config
+from cpl_ray.trials import Trial, read_book
 
 OPTUNA = {"optimizer.lr": {"loguniform": [1e-5, 1e-3]}, "train.refresh": {"choice": [1, 4, "epoch"]}}
 
@@ -160,5 +161,5 @@ def test_a_trial_is_an_ordinary_run(tmp_path: Path) -> None:
 
 def test_a_damaged_book_is_named(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text('{"trials": [{"index": 0}]}')
-    with pytest.raises(DataError, match=r"sweep\.json cannot be read as the record of a sweep"):
-        read_sweep(tmp_path)
+    with pytest.raises(DataError, match=r"sweep\.json cannot be read as a record of trials"):
+        read_book(tmp_path / "sweep.json")

@@ -88,6 +88,7 @@ def _training(config: Config, note: _Note) -> None:
         note("train.rule none uses no mastered gradient", *(f"train.{key}" for key in mastered))
     elif train.refresh == "epoch":
         note("train.refresh epoch uses all of M train", "train.mastered_batch_size")
+    _estimators_and_guard(config, note)
     if train.checkpoint_every is None:
         note("train.checkpoint_every is null", "train.keep_checkpoints")
     if name not in ("adam", "adamw"):
@@ -96,6 +97,23 @@ def _training(config: Config, note: _Note) -> None:
         note(f"only sgd uses it; the optimizer is {name}", "optimizer.momentum")
     if "." not in name:
         note(f"only optimizers given as module.Class take options; the optimizer is {name}", "optimizer.options")
+
+
+def _estimators_and_guard(config: Config, note: _Note) -> None:
+    state, guard = config.train.mastered_state, config.guard
+    if config.train.rule != "cpl":
+        note(f"train.rule {config.train.rule} keeps no such estimate", "train.mastered_average", "train.vote_majority")
+    if state not in ("ema8", "vote"):
+        note(f"train.mastered_state {state} keeps the last refresh only", "train.mastered_average")
+    if state != "vote":
+        note(f"train.mastered_state {state} does not vote", "train.vote_majority")
+    if config.mastered_passes != "capture":
+        rule = f"train.rule {config.train.rule} makes no g_M at refreshes, so there is no sample to measure on"
+        note(rule, *(f"guard.{name}" for name in type(guard).model_fields))
+    if guard.mode == "off":
+        note("guard.mode is off", "guard.tolerance")
+    if guard.mode not in ("adapt", "rollback"):
+        note(f"guard.mode {guard.mode} makes no step again", "guard.shrink", "guard.max_retries")
 
 
 def _search(config: Config, note: _Note) -> None:

@@ -113,7 +113,9 @@ def _estimators_and_guard(config: Config, note: _Note) -> None:
     if guard.mode == "off":
         note("guard.mode is off", "guard.tolerance")
     if guard.mode not in ("adapt", "rollback"):
-        note(f"guard.mode {guard.mode} makes no step again", "guard.shrink", "guard.max_retries")
+        note(f"guard.mode {guard.mode} makes no step again", "guard.max_retries")
+    if guard.mode != "rollback":
+        note(f"guard.mode {guard.mode} does not use it", "guard.shrink")
 
 
 def _search(config: Config, note: _Note) -> None:

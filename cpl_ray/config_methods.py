@@ -81,11 +81,11 @@ class GuardConfig(Section):
     """Watch whether the mastered loss really falls as first order says, and act where a step breaks it."""
 
     mode: Literal["off", "monitor", "adapt", "rollback"] = "off"
-    """`monitor` measures only; `adapt` cuts the rate of a step that raises the mastered loss by a bound from its measured
-    curvature; `rollback` undoes such a step and makes it again at a smaller rate. Both keep a copy of the masters."""
+    """`monitor` only measures; `adapt` cuts the rate of a step that raises that loss, by its measured curvature;
+    `rollback` undoes such a step and makes it again at a smaller rate. Both keep a copy of the masters."""
     tolerance: Annotated[float, Field(ge=0)] = 0.0
-    """Largest increase of the mastered loss of one step, as a share of that loss, that still counts as held. Rounding of
-    float32 losses is about 1e-6."""
+    """Largest increase of the mastered loss in one step, as a share of that loss, that still counts as held; float32
+    losses are rounded by about 1e-6."""
     shrink: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Factor on the rate of a step that is made again. Only `rollback`."""
     max_retries: PositiveInt = 4

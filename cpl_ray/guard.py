@@ -115,9 +115,9 @@ class Guard:
             record["predicted_change"] *= scale
         if scale == 0.0:
             record["moved_share"] = 0.0
-        outcome = "held" if held else "undone" if scale == 0.0 else "cut"
-        for name, count in (("steps", 1), ("held", 0), ("cut", 0), ("undone", 0)):
-            tally[name] = tally.get(name, 0) + (count or name == outcome)
+        outcome = {"steps": 1, "held": int(held), "cut": int(0.0 < scale < 1.0), "undone": int(scale == 0.0)}
+        for name, count in outcome.items():
+            tally[name] = tally.get(name, 0) + count
 
     def _mended(self, after: float) -> tuple[float, float]:
         """Shorten the step until it holds, or leave it out; return the share of it that stays, and the loss there."""

@@ -207,7 +207,7 @@ def test_settings_reach_the_state_or_are_refused_or_said() -> None:
     def config(**train: object) -> Config:
         return Config.model_validate({"model": "toy", "train": train})
 
-    with pytest.raises(ConfigError, match="mastered_average=0.99 is too slow"):
+    with pytest.raises(ConfigError, match=r"mastered_average=0\.99 is too slow"):
         build_method(config(mastered_state="ema8", mastered_average=0.99))
     vote = mastered_state(config(mastered_state="vote", vote_majority=1.0, mastered_average=0.5))(torch.zeros(1))
     for sign in (1.0, -1.0):

@@ -15,13 +15,13 @@ from tests.oracle.plain_engine import PlainEngine
 from tests.oracle.toy import Rowset, toy_items, toy_model
 
 pytestmark = pytest.mark.distributed
-MASTERED, INJECTION = toy_items(8, seed=1), toy_items(12, seed=2)
+MASTERED, INJECTION = toy_items(7, seed=1), toy_items(5, seed=2)
 OPTIMIZER = {"name": "adamw", "lr": 1.0, "weight_decay": 0.1}  # first order does not hold at this rate
 STEPS = 2
 
 
 def make_config(stage: int, mode: str, world_size: int, **values: Any) -> Config:
-    train = {"micro_batch_size": 12 // world_size, "mastered_batch_size": 6, "max_steps": STEPS, "shuffle": False}
+    train = {"micro_batch_size": 6 // world_size, "mastered_batch_size": 4, "max_steps": STEPS, "shuffle": False}
     train |= {"checkpoint_every": None, **values.pop("train", {})}
     base = {"model": "toy", "optimizer": OPTIMIZER, "guard": {"mode": mode}, "zero_stage": stage}
     return Config.model_validate({**base, "train": train, **values})
@@ -59,9 +59,8 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_stages_cut_as_one_plain_process_does_world_2(tmp_path: Path) -> None:
-    settings = [(0, "adapt"), (1, "rollback"), *((stage, mode) for stage in (2, 3) for mode in ("adapt", "rollback"))]
-    configs = [make_config(stage, mode, 2) for stage, mode in settings]
-    configs += [make_config(stage, "adapt", 2, offload_optimizer=True) for stage in (2, 3)]
+    configs = [make_config(stage, "adapt", 2) for stage in (0, 2, 3)]
+    configs += [make_config(stage, "rollback", 2, offload_optimizer=True) for stage in (2, 3)]
     configs += [make_config(1, "rollback", 2, train={"dtype": "bfloat16"})]
     folders = [tmp_path / str(index) for index in range(len(configs))]
     for folder in folders:

@@ -81,11 +81,12 @@ class GuardConfig(Section):
     """Watch whether the mastered loss really falls as first order says, and act where a step breaks it."""
 
     mode: Literal["off", "monitor", "adapt", "rollback"] = "off"
-    """`monitor` measures only; `adapt` cuts the rate of a step before it is made; `rollback` undoes a step that raised
-    the mastered loss and makes it again at a smaller rate (keeps a copy of masters and moments)."""
+    """`monitor` only measures; `adapt` cuts the rate of a step that raises that loss, by its measured curvature;
+    `rollback` undoes such a step and makes it again at a smaller rate. Both keep a copy of the masters."""
     tolerance: Annotated[float, Field(ge=0)] = 0.0
-    """Largest increase of the mastered loss of one step, as a share of that loss, that still counts as held."""
+    """Largest increase of the mastered loss in one step, as a share of that loss, that still counts as held; float32
+    losses are rounded by about 1e-6."""
     shrink: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Factor on the rate of a step that is made again. Only `rollback`."""
     max_retries: PositiveInt = 4
-    """Times a step is made again before it is left out. Only `rollback`."""
+    """Times a step is made again before it is left out. Only `adapt` and `rollback`."""

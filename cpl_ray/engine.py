@@ -25,6 +25,7 @@ from cpl_ray.methods.build import build_method
 from cpl_ray.optimizer import CPLOptimizer, Mode
 from cpl_ray.wrapped import WrappedOptimizer, load_optimizer_class
 from cpl_ray.zero_layout import read_layout
+from cpl_ray.zero_masters import masters, publish
 
 TAG = "zero"
 OURS = {
@@ -181,6 +182,14 @@ class ZeroEngine:
             NonFiniteError: it is NaN or infinite on some rank; raised on every rank before anything moved.
         """
         return self._step(Mode.UPDATE, "injection")
+
+    def masters(self) -> list[Tensor]:
+        """Return this rank's flat float32 masters; `publish` after changing them in place."""
+        return masters(self._engine.optimizer, self.stage, self.optimizer.flat_params)
+
+    def publish(self) -> None:
+        """Bring the model's parameters up to the masters; all ranks call."""
+        publish(self._engine.optimizer, self.stage)
 
     def layout(self) -> Layout:
         """Return which elements of which parameter lie where in this rank's `optimizer.flat_params`.

@@ -21,6 +21,7 @@ from cpl_ray.checkpoint import Saves, latest_checkpoint, load_checkpoint, save_c
 from cpl_ray.collectives import Collectives
 from cpl_ray.config import Config
 from cpl_ray.errors import LayoutError
+from cpl_ray.guard import Guard
 from cpl_ray.inside_budget import learns_more_inside
 from cpl_ray.layer_shares import LayerShares
 from cpl_ray.layout import Layout
@@ -53,6 +54,8 @@ class LoopState:
     """Evaluations done."""
     moved_against: float = 0.0
     """Stored values that moved against g_M, summed over updates; 0 with the mask on the update."""
+    guard: dict[str, int] = field(default_factory=dict)
+    """Updates that the guard watched, by outcome; empty without one."""
     sums: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     last_evaluation: dict[str, float] = field(default_factory=dict)
@@ -101,6 +104,8 @@ class TrainingLoop:
         self._evaluate, self._report = evaluate, report
         self._run_folder, self._zero_stage, self._keep = run_folder, zero_stage, keep
         self._passes = Passes(config, engine, self.comm, injection, mastered, pad_id=pad_id)
+        watches = config.guard.mode != "off" and config.mastered_passes == "capture"
+        self._guard = Guard(config.guard, engine, self.comm, self._passes) if watches else None
         self.steps_per_epoch = self._passes.steps_per_epoch
         train = config.train
         self.total_steps = planned_updates(self.steps_per_epoch, train.epochs, train.max_steps)
@@ -148,6 +153,8 @@ class TrainingLoop:
         self.engine.module.train()
         record: dict[str, float] = {"epoch": state.step / self.steps_per_epoch}
         captured = self._passes.capture_if_due(state.step, state.captures)
+        if self._guard is not None:
+            self._guard.begin(epoch, state.captures + (captured is not None))
         result = self._passes.injection(epoch, index)
         mixed = self._passes.mix(state.captures)
         for mastered in (captured, mixed):
@@ -162,6 +169,8 @@ class TrainingLoop:
         norm = self.engine.update()
         record |= {"loss_injection": result.loss, "grad_norm_injection": norm, "lr": lr}
         record |= update_metrics(self.engine, self.comm)
+        if self._guard is not None:
+            self._guard.end(record, state.guard)
         tokens = sum(made.num_tokens for made in (captured, result, mixed) if made is not None)
         state.step += 1
         self._count(record)

@@ -20,8 +20,13 @@ class SignState:
 
     def capture(self, gradient: Tensor) -> None:
         """Store sign(g_M) of a flat `[num_params]` gradient; the previous classes stay."""
-        self.code.copy_(torch.sign(gradient).to(torch.int8) + self._conflict_bits(self.code))
+        self.set_sign(slice(None), gradient)
         self.captured = True
+
+    def set_sign(self, part: slice, values: Tensor) -> None:
+        """Store the sign of `values` for a slice; its previous classes stay."""
+        code = self.code[part]
+        code.copy_(torch.sign(values).to(torch.int8) + self._conflict_bits(code))
 
     def sign(self, part: slice) -> Tensor:
         """Return sign(g_M) of a slice, int8 in {-1, 0, +1}."""

@@ -111,6 +111,7 @@ def _training(config: Config, note: _Note) -> None:
             note(f"it belongs to train.rule {' and '.join(rules)}; the rule is {train.rule}", f"method.{key}")
     if config.evaluate.every is None:
         note("evaluate.every is null", "train.keep_inside_budget")
+    _estimators_and_guard(config, note)
     if train.checkpoint_every is None:
         note("train.checkpoint_every is null", "train.keep_checkpoints")
     if name not in ("adam", "adamw"):
@@ -130,6 +131,25 @@ def _adapter(config: Config, note: _Note) -> None:
         note(f"only lora uses it; adapter.name is {name}", "adapter.rank", "adapter.alpha", "adapter.dropout")
     if name != "osft":
         note(f"only osft uses it; adapter.name is {name}", "adapter.frozen_share")
+
+
+def _estimators_and_guard(config: Config, note: _Note) -> None:
+    state, guard = config.train.mastered_state, config.guard
+    if config.train.rule != "cpl":
+        note(f"train.rule {config.train.rule} keeps no such estimate", "train.mastered_average", "train.vote_majority")
+    if state not in ("ema8", "vote"):
+        note(f"train.mastered_state {state} keeps the last refresh only", "train.mastered_average")
+    if state != "vote":
+        note(f"train.mastered_state {state} does not vote", "train.vote_majority")
+    if config.mastered_passes != "capture":
+        rule = f"train.rule {config.train.rule} makes no g_M at refreshes, so there is no sample to measure on"
+        note(rule, *(f"guard.{name}" for name in type(guard).model_fields))
+    if guard.mode == "off":
+        note("guard.mode is off", "guard.tolerance")
+    if guard.mode not in ("adapt", "rollback"):
+        note(f"guard.mode {guard.mode} makes no step again", "guard.max_retries")
+    if guard.mode != "rollback":
+        note(f"guard.mode {guard.mode} does not use it", "guard.shrink")
 
 
 def _search(config: Config, note: _Note) -> None:

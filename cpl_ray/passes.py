@@ -127,10 +127,18 @@ class Passes:
 
     def mastered(self, rows: Rows, global_size: int, *, weight: float = 1.0) -> PassResult:
         """Add the gradient of the mean loss of mastered rows to what is in the engine."""
+        batches = self._mastered_batches(rows, global_size)
+        return accumulate(self._engine, batches, self._comm, "mastered", weight=weight)
+
+    def sample(self, epoch: int, captures: int) -> list[Batch]:
+        """Return this rank's micro-batches of a refresh, by the number of refreshes before it."""
+        rows = self.mastered_rows(epoch, captures)
+        return self._mastered_batches(rows, len(rows))
+
+    def _mastered_batches(self, rows: Rows, global_size: int) -> list[Batch]:
         assert self._mastered is not None
         micro = self._config.train.mastered_micro_batch_size or self._config.train.micro_batch_size
-        batches = self._batches(self._mastered, rows, global_size, micro)
-        return accumulate(self._engine, batches, self._comm, "mastered", weight=weight)
+        return self._batches(self._mastered, rows, global_size, micro)
 
     def _batches(self, source: RowSource, rows: Rows, global_size: int, micro_batch_size: int) -> list[Batch]:
         micro = rank_micro_batches(

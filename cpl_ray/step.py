@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cpl_ray.batches import Batch
 from cpl_ray.collectives import Collectives
 from cpl_ray.errors import DataError, NonFiniteError
+from cpl_ray.forward import evaluating
 from cpl_ray.layout import Layout
 from cpl_ray.loss import supervised_cross_entropy
 from cpl_ray.optimizer import CPLOptimizer
@@ -34,6 +35,8 @@ class Engine(Protocol):
     def set_lr(self, lr: float) -> None: ...
     def capture(self) -> float: ...
     def update(self) -> float: ...
+    def masters(self) -> list[Tensor]: ...
+    def publish(self) -> None: ...
     def layout(self) -> Layout: ...
 
 
@@ -78,18 +81,35 @@ def accumulate(
     sparse = takes_positions(engine.module)
     total = 0.0
     for batch in (b.to(engine.device) for b in batches):
-        chosen: dict[str, Tensor | bool] = {"logits_to_keep": batch.positions} if sparse else {}
-        output = engine.forward(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **chosen
-        )
-        logits = output.logits if sparse else output.logits[:, batch.positions]
-        loss = supervised_cross_entropy(logits, batch.labels)
+        loss = _loss_sum(engine.forward, batch, sparse=sparse)
         engine.backward(loss * scale)
         total += float(loss.detach())
     mean = comm.sum([total])[0] / num_targets
     if not math.isfinite(mean):
         raise NonFiniteError(f"the {what} loss is {mean}; no parameter was moved")
     return PassResult(mean, int(num_tokens))
+
+
+def mean_loss(engine: Engine, batches: Sequence[Batch], comm: Collectives) -> float:
+    """Return the mean loss per supervised token of a global batch: dropout off, no gradient; all ranks call.
+
+    Normalised as in `accumulate`, whose batches these are; may be NaN or infinite, then on every rank.
+    """
+    sparse = takes_positions(engine.module)
+    total = 0.0
+    with evaluating(engine.module), torch.no_grad():
+        for batch in (b.to(engine.device) for b in batches):
+            total += float(_loss_sum(engine.module, batch, sparse=sparse))
+    summed, num_targets = comm.sum([total, float(sum(batch.num_targets for batch in batches))])
+    return summed / num_targets
+
+
+def _loss_sum(forward: Callable[..., Any], batch: Batch, *, sparse: bool) -> Tensor:
+    """Return the sum of a micro-batch's token losses; `sparse`: the model takes the positions that are wanted."""
+    chosen: dict[str, Tensor | bool] = {"logits_to_keep": batch.positions} if sparse else {}
+    output = forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **chosen)
+    logits = output.logits if sparse else output.logits[:, batch.positions]
+    return supervised_cross_entropy(logits, batch.labels)
 
 
 def update_metrics(engine: Engine, comm: Collectives) -> dict[str, float]:

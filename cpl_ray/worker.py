@@ -46,6 +46,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
     from cpl_ray.collectives import Collectives
     from cpl_ray.engine import ZeroEngine
     from cpl_ray.evaluation import Evaluator, ScoredItem
+    from cpl_ray.guard import guard_summary
     from cpl_ray.loop import TrainingLoop
     from cpl_ray.model import load_model, load_tokenizer, save_model
     from cpl_ray.predict import Scorer
@@ -113,6 +114,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
         "collaborative_share": state.mean("collaborative_share"),
         "flip_rate": state.mean("flip_rate"),
         "moved_share": state.mean("moved_share"),
+        "guard": guard_summary(config.guard.mode, state.guard),
         "last_evaluation": state.last_evaluation,
         "inside_budget": state.inside_budget or None,
         "state_bytes_per_param": kept_bytes / model_params,

@@ -103,6 +103,13 @@ def train(
         tracker.log_params({"deepspeed_config": summary["deepspeed"]})
     took = {"steps": summary["steps"], "train_s": summary["train_s"]}
     say(f"trained {took['steps']} updates in {took['train_s']:.0f} s; model in {run.model}", event="trained", **took)
+    if guard := summary["guard"]:
+        say(
+            f"the mastered loss held in {guard['held']} of {guard['steps']} updates; "
+            f"{guard['cut']} were cut, {guard['undone']} left out",
+            event="guarded",
+            **guard,
+        )
     return {"training": summary}
 
 
@@ -152,6 +159,7 @@ def evaluate(
             "state_bytes_per_param": training.get("state_bytes_per_param"),
             **training_costs(read_records(run.metrics, "train")),
             **{name: training[name] for name in (*shown, "stopped_at_learned", "num_params", "world_size")},
+            "guard": training.get("guard"),  # null: none; summaries of older runs do not say
         }
         if show:
             from cpl_ray.figures import draw_figures

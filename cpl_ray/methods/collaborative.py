@@ -1,5 +1,7 @@
 """The rule of Collaborative Parameter Learning as a method (rule.py has its formulas)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -12,11 +14,11 @@ class Collaborative(Method):
     """theta_j <- theta_j - lr * u_j * 1[u_j * g_M,j >= 0].
 
     Args:
-        new_state: makes what is kept of g_M for a flat tensor (mastered.py).
+        new_state: makes what is kept of g_M for a flat tensor (mastered.py, estimators.py).
         mask_on: `update`, or `gradient` for the ablation that masks before the moments.
     """
 
-    def __init__(self, new_state: type[SignState] = SignState, mask_on: str = "update") -> None:
+    def __init__(self, new_state: Callable[[Tensor], SignState] = SignState, mask_on: str = "update") -> None:
         self._new_state, self._mask_on = new_state, mask_on
 
     def new_kept(self, like: Tensor) -> SignState:

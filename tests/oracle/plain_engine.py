@@ -53,6 +53,12 @@ class PlainEngine:
     def update(self) -> float:
         return self._step(Mode.UPDATE)
 
+    def masters(self) -> list[Tensor]:
+        return self.optimizer.flat_params
+
+    def publish(self) -> None:
+        """The parameters are the masters."""
+
     def layout(self) -> Layout:
         return whole_layout(self.module.named_parameters(), self.optimizer.flat_params)
 

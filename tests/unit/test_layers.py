@@ -15,8 +15,8 @@ MAX_LINES = 300
 
 LAYERS = {
     1: {"model", "batches", "forward", "generate", "predict", "adapters", "methods.build"},
-    2: {"engine", "zero_layout"},
-    3: {"step", "passes", "loop", "checkpoint", "evaluation"},
+    2: {"engine", "zero_layout", "zero_masters"},
+    3: {"step", "passes", "guard", "loop", "checkpoint", "evaluation"},
     4: {
         "scoring",
         "streams",
@@ -50,7 +50,7 @@ LAYERS = {
 }
 # layer 0, on tensors: takes tensors and numbers, knows no model and no configuration
 TENSORS = {"rule", "loss", "optimizer", "mastered", "wrapped", "collectives", "layout", "layer_shares"}
-TENSORS |= {"orthogonal", "state_bytes"}
+TENSORS |= {"estimators", "orthogonal", "state_bytes"}
 
 # of the whole project, tests aside; "pipelines" stands for any file there
 IMPORTERS = {

@@ -1,0 +1,115 @@
+"""Training runs of a finished run's world (its base model, parts and settings) in this process, on one thread.
+
+For comparisons of settings: the same loop and DeepSpeed engine as `cpl train`, without Ray, tracking and checkpoints.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import yaml
+
+from cpl_ray.assessment import Row, in_denominator, read_assessment
+from cpl_ray.collectives import Collectives
+from cpl_ray.config import Config
+from cpl_ray.encoding import Encoded, Encoder
+from cpl_ray.engine import ZeroEngine
+from cpl_ray.evaluation import Evaluator, ScoredItem
+from cpl_ray.loop import TrainingLoop
+from cpl_ray.model import item_max_length, load_model, load_tokenizer
+from cpl_ray.order import Rows
+from cpl_ray.predict import Scorer
+
+
+class EncodedRows:
+    """Encoded items in memory as the loop's row source."""
+
+    def __init__(self, rows: list[Row], encoder: Encoder) -> None:
+        self._rows = [encoder.training(row.item) for row in rows]
+        self.num_rows = len(self._rows)
+
+    def take(self, rows: Rows) -> list[Encoded]:
+        """Return rows by number."""
+        return [self._rows[row] for row in rows]
+
+
+@contextmanager
+def one_process() -> Iterator[None]:
+    """Run with a process group of one, on one thread."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        dist.init_process_group("gloo", init_method=f"file://{Path(folder) / 'store'}", rank=0, world_size=1)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+
+class World:
+    """One finished run's base model, parts and settings.
+
+    Args:
+        run: the run's folder: its `config.yaml` and `assessment` are read.
+        model: the base model's folder; None: as the run's settings say.
+    """
+
+    def __init__(self, run: Path, model: Path | None = None) -> None:
+        values = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        batch = Config.model_validate(values).global_batch_size
+        values |= {"zero_stage": 0, "tracking": {"enabled": False}} | ({"model": str(model)} if model else {})
+        values["cluster"]["num_workers"] = 1
+        values["train"] |= {"micro_batch_size": batch, "gradient_accumulation_steps": 1}
+        self._values = values
+        self._assessment = read_assessment(run / "assessment")
+
+    def train(self, train: dict[str, Any], **sections: dict[str, Any]) -> dict[str, Any]:
+        """Train with changed settings of `train` and of further sections; count learned and forgotten items."""
+        values = self._values | {"train": self._values["train"] | train}
+        values |= {name: (self._values.get(name) or {}) | keys for name, keys in sections.items()}
+        config = Config.model_validate(values)
+        model, tokenizer = load_model(config.model), load_tokenizer(config)
+        scorer_name = str(self._assessment.manifest["scorer"])
+        max_length = item_max_length(config, model.config, tokenizer)
+        encoder = Encoder.of(config, tokenizer, scorer=scorer_name, max_length=max_length)
+        scorer = Scorer.of(config, tokenizer, name=scorer_name, max_length=max_length)
+        parts = self._assessment.parts
+        engine = ZeroEngine(model, config)
+        comm = Collectives(engine.device)
+
+        def counter(*names: str) -> Evaluator:
+            rows = [(name, row) for name in names for row in parts[name] if in_denominator(name, row.before)]
+            # the evaluator follows training parts only, so a held-out part is counted under the name of one
+            alias = {"mastered_test": "mastered_validation"}
+            items = [ScoredItem(r.item, alias.get(n, n), r.before.correct) for n, r in rows if r.before is not None]
+            return Evaluator(items, scorer, comm)
+
+        learned, forgotten = counter("injection_train"), counter("mastered_train", "mastered_test")
+        sources = [EncodedRows(parts[name], encoder) for name in ("injection_train", "mastered_train")]
+        loop = TrainingLoop(
+            config, engine, sources[0], sources[1], pad_id=0, evaluate=lambda: learned.run(engine.module)
+        )
+        started = time.perf_counter()
+        state = loop.run()
+        seconds = time.perf_counter() - started
+        counts = forgotten.run(engine.module)
+        engine.close()
+        return {
+            "updates": state.step,
+            "train_s": round(seconds, 1),
+            "learned": state.last_evaluation["learned"],
+            "learned_of": state.last_evaluation["learned_of"],
+            "held_out_forgotten": counts["forgotten_validation"],
+            "held_out_of": counts["forgotten_validation_of"],
+            "in_set_forgotten": counts["forgotten_in_set"],
+            "in_set_of": counts["forgotten_in_set_of"],
+            "collaborative_share": state.mean("collaborative_share"),
+            "moved_against": state.moved_against,
+            "state": state,
+        }

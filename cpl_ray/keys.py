@@ -91,7 +91,8 @@ def describe(entry: dict[str, Any]) -> str:
         items = entry.get("items", {})
         if "enum" in items:
             return "a list out of " + ", ".join(repr(value) for value in items["enum"])
-        return "a list of whole numbers" if items.get("type") == "integer" else "a list of texts"
+        kinds = {"integer": "whole numbers", "number": "numbers"}
+        return f"a list of {kinds.get(items.get('type'), 'texts')}"
     if kind == "string" and "pattern" in entry:
         return f"text of the form {entry['pattern']}"
     return {"string": "text", "boolean": "true or false", "null": "null", "object": "a mapping"}.get(

@@ -92,6 +92,21 @@ def accumulate(
     return PassResult(mean, int(num_tokens))
 
 
+def mean_loss(engine: Engine, batches: Sequence[Batch], comm: Collectives) -> float:
+    """Return the mean loss per supervised token over all ranks, as `accumulate` does, forward only."""
+    sparse = takes_positions(engine.module)
+    total = 0.0
+    for batch in (b.to(engine.device) for b in batches):
+        chosen: dict[str, Tensor | bool] = {"logits_to_keep": batch.positions} if sparse else {}
+        output = engine.module(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **chosen
+        )
+        logits = output.logits if sparse else output.logits[:, batch.positions]
+        total += float(supervised_cross_entropy(logits, batch.labels))
+    loss, num_targets = comm.sum([total, sum(b.num_targets for b in batches)])
+    return loss / num_targets
+
+
 def update_metrics(engine: Engine, comm: Collectives) -> dict[str, float]:
     """Return the shares and counts of the last update over all ranks, padding excluded.
 

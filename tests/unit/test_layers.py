@@ -16,7 +16,17 @@ MAX_LINES = 300
 LAYERS = {
     1: {"model", "batches", "forward", "generate", "predict", "methods.build"},
     2: {"engine", "zero_layout"},
-    3: {"step", "passes", "loop", "checkpoint", "evaluation"},
+    3: {
+        "step",
+        "passes",
+        "loop",
+        "checkpoint",
+        "evaluation",
+        "probes.base",
+        "probes.build",
+        "probes.gauge",
+        "probes.similarity",
+    },
     4: {
         "scoring",
         "streams",
@@ -44,10 +54,12 @@ LAYERS = {
         "report_sweep",
         "report_sweep_charts",
         "sweep_figures",
+        "figures_similarity",
+        "study_canvas",
     },
 }
 # layer 0, on tensors: takes tensors and numbers, knows no model and no configuration
-TENSORS = {"rule", "loss", "optimizer", "mastered", "wrapped", "collectives", "layout", "layer_shares"}
+TENSORS = {"rule", "loss", "optimizer", "mastered", "wrapped", "collectives", "layout", "layer_shares", "gradients"}
 
 # of the whole project, tests aside; "pipelines" stands for any file there
 IMPORTERS = {
@@ -58,7 +70,7 @@ IMPORTERS = {
 HEAVY = {"torch", "ray", "deepspeed", "mlflow", "transformers", "accelerate", "matplotlib", "lm_eval"}
 
 LIBRARY = sorted((ROOT / "cpl_ray").rglob("*.py"))
-PIPELINES = sorted((ROOT / "pipelines").glob("*.py"))
+PIPELINES = sorted((ROOT / "pipelines").rglob("*.py"))
 
 
 def imports(path: Path) -> Iterator[tuple[str, int]]:

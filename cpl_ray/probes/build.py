@@ -1,0 +1,23 @@
+"""Which probe a job means."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cpl_ray.config import Config
+from cpl_ray.probes.base import Probe
+from cpl_ray.probes.similarity import SimilarityProbe
+
+PROBES: dict[str, Callable[[Config, Path, Mapping[str, Any]], Probe]] = {
+    "similarity": lambda config, folder, job: SimilarityProbe(folder, every=config.study.every, items=job["items"]),
+}
+
+
+def build_probe(config: Config, job: Mapping[str, Any]) -> Probe:
+    """Return the probe that `job` names, with the settings in it and those of `study`.
+
+    Args:
+        config: the run.
+        job: `name`, `folder` (absolute, shared by all nodes) and what the probe needs besides.
+    """
+    return PROBES[job["name"]](config, Path(job["folder"]), job)

@@ -91,8 +91,8 @@ def _claim(conflict: float, of_nonzero: float, zero: float) -> str:
     inside = low <= conflict <= high
     text = (
         f"At the base model {percent(conflict)} of all parameters conflict (s_j = g_I,j * g_M,j < 0) and "
-        f"{percent(1 - conflict)} are collaborative, {percent(zero)} because s_j is exactly zero; of those that are not "
-        f"zero {percent(of_nonzero)} conflict. "
+        f"{percent(1 - conflict)} are collaborative, {percent(zero)} because s_j is exactly zero; of those that are "
+        f"not zero {percent(of_nonzero)} conflict. "
     )
     verdict = (
         "The paper's claim of 50 to 75 % conflicting holds here"

@@ -2,5 +2,7 @@
 
 from pipelines.studies.bench import Study
 from pipelines.studies.similarity import SIMILARITY
+from pipelines.studies.stability import STABILITY
+from pipelines.studies.taylor import TAYLOR
 
-STUDIES: dict[str, Study] = {study.name: study for study in (SIMILARITY,)}
+STUDIES: dict[str, Study] = {study.name: study for study in (SIMILARITY, TAYLOR, STABILITY)}

@@ -26,6 +26,8 @@ LAYERS = {
         "probes.build",
         "probes.gauge",
         "probes.similarity",
+        "probes.stability",
+        "probes.taylor",
     },
     4: {
         "scoring",
@@ -55,6 +57,8 @@ LAYERS = {
         "report_sweep_charts",
         "sweep_figures",
         "figures_similarity",
+        "figures_stability",
+        "figures_taylor",
         "study_canvas",
     },
 }

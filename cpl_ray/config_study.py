@@ -24,6 +24,6 @@ class StudyConfig(Section):
     stagnation: Share = 0.95
     """Alarm: more than this share of a layer keeps its class through a whole window. Only `stability`."""
     seeds: list[int] = []
-    """Training seeds; empty: `train.seed` and the one after it. Only studies of several runs."""
+    """Two training seeds; empty: `train.seed` and the one after it. Only `transfer`."""
     models: list[str] = []
     """Further base models whose layers are compared with those of `model`. Only `transfer`."""

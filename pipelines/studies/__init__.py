@@ -4,5 +4,6 @@ from pipelines.studies.bench import Study
 from pipelines.studies.similarity import SIMILARITY
 from pipelines.studies.stability import STABILITY
 from pipelines.studies.taylor import TAYLOR
+from pipelines.studies.transfer import TRANSFER
 
-STUDIES: dict[str, Study] = {study.name: study for study in (SIMILARITY, TAYLOR, STABILITY)}
+STUDIES: dict[str, Study] = {study.name: study for study in (SIMILARITY, TAYLOR, STABILITY, TRANSFER)}

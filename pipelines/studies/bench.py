@@ -35,6 +35,7 @@ class Bench:
         *,
         probe: Mapping[str, Any] | None = None,
         evaluated: bool = False,
+        assessed: bool = False,
     ) -> RunDir:
         """Train an ordinary run on the study's assessment in `runs/LABEL`; one that is done is not done again.
 
@@ -43,16 +44,18 @@ class Bench:
             changes: keys that differ from the study's configuration, by dotted name.
             probe: name and settings of what is measured inside the loop; its tables lie in `probe/` of that folder.
             evaluated: measure also what was learned and forgotten.
+            assessed: give the run an assessment of its own, as another model needs.
         """
-        from pipelines.stages import evaluate, train
+        from pipelines.stages import assess, evaluate, train
 
         base = with_point(self.config, {"train.checkpoint_every": None, **changes})
         place = {"name": label, "dir": str(self.run.root / RUNS), "overwrite": False}
         there = (self.run.root / RUNS / label / "config.yaml").exists()
+        own = None if assessed else base.data.assessment or str(self.run.root)
         config = base.model_copy(
             update={
                 "run": base.run.model_copy(update={**place, "resume": there}),
-                "data": base.data.model_copy(update={"assessment": base.data.assessment or str(self.run.root)}),
+                "data": base.data.model_copy(update={"assessment": own}),
                 "search": SearchConfig(),
                 "tracking": base.tracking.model_copy(update={"enabled": False}),
                 "gate": False,
@@ -60,6 +63,8 @@ class Bench:
         )
         run = RunDir.create(config)
         try:
+            if assessed and not run.assessment.exists():
+                assess(config, run, self.say)
             if not run.model.exists():
                 self.say(f"run {label}: {', '.join(f'{key}={value}' for key, value in changes.items()) or 'as it is'}")
                 job = None if probe is None else {**probe, "folder": str(run.root / PROBED)}

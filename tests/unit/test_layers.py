@@ -24,6 +24,7 @@ LAYERS = {
         "evaluation",
         "probes.base",
         "probes.build",
+        "probes.classes",
         "probes.gauge",
         "probes.similarity",
         "probes.stability",
@@ -59,11 +60,23 @@ LAYERS = {
         "figures_similarity",
         "figures_stability",
         "figures_taylor",
+        "figures_transfer",
         "study_canvas",
     },
 }
 # layer 0, on tensors: takes tensors and numbers, knows no model and no configuration
-TENSORS = {"rule", "loss", "optimizer", "mastered", "wrapped", "collectives", "layout", "layer_shares", "gradients"}
+TENSORS = {
+    "rule",
+    "loss",
+    "optimizer",
+    "mastered",
+    "wrapped",
+    "collectives",
+    "layout",
+    "layer_shares",
+    "gradients",
+    "masks",
+}
 
 # of the whole project, tests aside; "pipelines" stands for any file there
 IMPORTERS = {

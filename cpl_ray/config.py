@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from cpl_ray.config_compare import CompareConfig
 from cpl_ray.config_methods import MASTERED, AdapterConfig, GuardConfig, Mastered, MethodConfig, Rule
 from cpl_ray.config_run import BudgetConfig, ClusterConfig, RunSection, SearchConfig, TrackingConfig
+from cpl_ray.config_study import StudyConfig
 from cpl_ray.config_types import Every, PositiveInt, Section, Share
 
 
@@ -228,6 +229,7 @@ class Config(Section):
     budget: BudgetConfig = BudgetConfig()
     search: SearchConfig = SearchConfig()
     compare: CompareConfig = CompareConfig()
+    study: StudyConfig = StudyConfig()
     gate: bool = False
     """Let `cpl run` judge the model for `champion` at its end, as `cpl promote` does."""
 

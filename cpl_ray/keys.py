@@ -93,9 +93,8 @@ def describe(entry: dict[str, Any]) -> str:
             return "a list out of " + ", ".join(repr(value) for value in items["enum"])
         if "anyOf" in items:
             return "a list of: " + describe(items)
-        return {"integer": "a list of whole numbers", "number": "a list of numbers"}.get(
-            items.get("type"), "a list of texts"
-        )
+        kinds = {"integer": "whole numbers", "number": "numbers"}
+        return f"a list of {kinds.get(items.get('type'), 'texts')}"
     if kind == "string" and "pattern" in entry:
         return f"text of the form {entry['pattern']}"
     return {"string": "text", "boolean": "true or false", "null": "null", "object": "a mapping"}.get(

@@ -26,6 +26,7 @@ from cpl_ray.inside_budget import learns_more_inside
 from cpl_ray.layer_shares import LayerShares
 from cpl_ray.layout import Layout
 from cpl_ray.passes import Passes, RowSource
+from cpl_ray.probes.base import Probe
 from cpl_ray.recorder import Recorder
 from cpl_ray.schedule import learning_rate, planned_updates
 from cpl_ray.step import Engine, update_metrics
@@ -81,6 +82,7 @@ class TrainingLoop:
         zero_stage: recorded with checkpoints.
         keep: writes the live model to its place as the best inside the budget, all ranks together; None: never.
         report: called with each evaluation's record on every rank, with `step` and `evaluation` (its number, from 0).
+        probe: measures around updates (probes/base.py); None: nothing more than usual.
     """
 
     def __init__(
@@ -96,17 +98,18 @@ class TrainingLoop:
         zero_stage: int = 0,
         keep: Callable[[], None] | None = None,
         report: Callable[[dict[str, float]], None] = lambda record: None,
+        probe: Probe | None = None,
     ) -> None:
         self.config = config
         self.engine = engine
         self.comm = Collectives(engine.device)
         self.state = LoopState()
-        self._evaluate, self._report = evaluate, report
+        self._evaluate, self._report, self._probe = evaluate, report, probe
         self._run_folder, self._zero_stage, self._keep = run_folder, zero_stage, keep
-        self._passes = Passes(config, engine, self.comm, injection, mastered, pad_id=pad_id)
+        self.passes = Passes(config, engine, self.comm, injection, mastered, pad_id=pad_id)
         watches = config.guard.mode != "off" and config.mastered_passes == "capture"
-        self._guard = Guard(config.guard, engine, self.comm, self._passes) if watches else None
-        self.steps_per_epoch = self._passes.steps_per_epoch
+        self._guard = Guard(config.guard, engine, self.comm, self.passes) if watches else None
+        self.steps_per_epoch = self.passes.steps_per_epoch
         train = config.train
         self.total_steps = planned_updates(self.steps_per_epoch, train.epochs, train.max_steps)
         self._layers_every = max(1, self.total_steps // LAYER_RECORDS)
@@ -121,6 +124,8 @@ class TrainingLoop:
         """
         torch.manual_seed(self.config.train.seed * 100_003 + self.comm.rank)
         self._restore()
+        if self._probe is not None:
+            self._probe.start(self)
         if self.engine.optimizer.method.needs_layout:
             self.engine.optimizer.method.bind(self.engine.layout())
         metrics_path = self._run_folder / "metrics.jsonl" if self._run_folder and self.comm.rank == 0 else None
@@ -137,6 +142,8 @@ class TrainingLoop:
                     self._checkpoint()
             if self.state.step > 0 and not self.state.stopped and self.config.evaluate.every is not None:
                 self._run_evaluation(last=True)
+            if self._probe is not None:
+                self._probe.end(self)
         finally:
             self._recorder.close()
         return self.state
@@ -147,16 +154,18 @@ class TrainingLoop:
         return step % (self.steps_per_epoch if every == "epoch" else int(every)) == 0
 
     def _run_update(self) -> None:
+        if self._probe is not None:
+            self._probe.before_update(self)
         started = time.perf_counter()
         state, train = self.state, self.config.train
         epoch, index = divmod(state.step, self.steps_per_epoch)
         self.engine.module.train()
         record: dict[str, float] = {"epoch": state.step / self.steps_per_epoch}
-        captured = self._passes.capture_if_due(state.step, state.captures)
+        captured = self.passes.capture_if_due(state.step, state.captures)
         if self._guard is not None:
             self._guard.begin(epoch, state.captures + (captured is not None))
-        result = self._passes.injection(epoch, index)
-        mixed = self._passes.mix(state.captures)
+        result = self.passes.injection(epoch, index)
+        mixed = self.passes.mix(state.captures)
         for mastered in (captured, mixed):
             if mastered is not None:
                 state.captures += 1
@@ -180,6 +189,8 @@ class TrainingLoop:
         self._recorder.write("train", state.step, record)
         if by_layer:
             self._record_layers(flips_known="flip_rate" in record)
+        if self._probe is not None:
+            self._probe.after_update(self)
 
     def _record_layers(self, *, flips_known: bool) -> None:
         if self._layers is None:  # not sooner: ZeRO 3 shows its partitions at the first step

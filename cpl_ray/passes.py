@@ -10,7 +10,7 @@ from cpl_ray.config import Config
 from cpl_ray.encoding import Encoded
 from cpl_ray.errors import DataError
 from cpl_ray.order import ItemOrder, Rows, rank_micro_batches
-from cpl_ray.step import Engine, PassResult, accumulate
+from cpl_ray.step import Engine, PassResult, accumulate, mean_loss
 
 MASTERED_SEED_OFFSET = 1_000_003  # the two sets must not share their permutations
 
@@ -139,6 +139,32 @@ class Passes:
         assert self._mastered is not None
         micro = self._config.train.mastered_micro_batch_size or self._config.train.micro_batch_size
         return self._batches(self._mastered, rows, global_size, micro)
+
+    def over(self, side: str, rows: Rows) -> PassResult:
+        """Add the gradient of the mean loss of any rows of `mastered` or `injection` to what is in the engine."""
+        if side == "mastered":
+            return self.mastered(rows, len(rows))
+        batches = self._batches(self._injection, rows, len(rows), self._config.train.micro_batch_size)
+        return accumulate(self._engine, batches, self._comm, "injection")
+
+    def loss_of_mastered(self, rows: Rows) -> float:
+        """Return the mean loss of mastered rows; forward only."""
+        assert self._mastered is not None
+        micro = self._config.train.mastered_micro_batch_size or self._config.train.micro_batch_size
+        return mean_loss(self._engine, self._batches(self._mastered, rows, len(rows), micro), self._comm)
+
+    def num_rows(self, side: str) -> int:
+        """Return how many rows `mastered` or `injection` has."""
+        return self._source(side).num_rows
+
+    def ids(self, side: str, rows: Rows) -> list[str]:
+        """Return the items' ids of rows of `mastered` or `injection`."""
+        return [row.id for row in self._source(side).take(rows)]
+
+    def _source(self, side: str) -> RowSource:
+        source = self._mastered if side == "mastered" else self._injection
+        assert source is not None
+        return source
 
     def _batches(self, source: RowSource, rows: Rows, global_size: int, micro_batch_size: int) -> list[Batch]:
         micro = rank_micro_batches(

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ def train(
     run_folder: Path,
     say: Callable[[str], None],
     callbacks: Sequence[UserCallback] = (),
+    probe: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train on the assessment's training parts and return the run's summary.
 
@@ -57,6 +58,7 @@ def train(
         run_folder: absolute; shared by all nodes.
         say: prints progress.
         callbacks: are told of every evaluation (Ray Train's `after_report`).
+        probe: what is measured inside the loop (probes/build.py); it may look at M train whatever the rule.
 
     Raises:
         DataError: a training part is empty.
@@ -70,7 +72,7 @@ def train(
         check_resumable(checkpoint, world_size=config.cluster.num_workers, zero_stage=config.running_zero_stage)
         say(f"resuming after update {checkpoint.step}")
     datasets: dict[str, Any] = {"injection": _stream(assessment, encoder, "injection")}
-    if config.mastered_passes != "none":
+    if config.mastered_passes != "none" or probe is not None:
         datasets["mastered"] = _stream(assessment, encoder, "mastered")
     counted = {part: [r for r in assessment.parts[part] if in_denominator(part, r.before)] for part in COUNTS}
     if config.evaluate.every is not None and any(counted.values()):
@@ -81,6 +83,7 @@ def train(
         "scorer": scorer,
         "max_length": max_length,
         "num_rows": {name: dataset.count() for name, dataset in datasets.items()},
+        "probe": None if probe is None else dict(probe),
     }
     for dataset in datasets.values():  # one progress display is enough, and the driver has it
         dataset.context.enable_progress_bars = False

@@ -23,7 +23,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         job: `config` (the configuration as a dict), `run_folder` (absolute, shared), `scorer`, `max_length` (tokens),
-            `num_rows` (rows by stream name).
+            `num_rows` (rows by stream name), `probe` (probes/build.py; None: none).
 
     Returns:
         The summary of the run, or `{"error": [class name, message]}` for a failure that no restart would mend: Ray
@@ -50,6 +50,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
     from cpl_ray.loop import TrainingLoop
     from cpl_ray.model import load_model, load_tokenizer, save_model
     from cpl_ray.predict import Scorer
+    from cpl_ray.probes.build import build_probe
     from cpl_ray.state_bytes import state_bytes
 
     run_folder = Path(job["run_folder"])
@@ -101,6 +102,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
         zero_stage=engine.stage,
         keep=(lambda: save(run_folder / INSIDE_BUDGET)) if config.train.keep_inside_budget else None,
         report=ray.train.report,
+        probe=build_probe(config, job["probe"]) if job.get("probe") else None,
     )
     ready = time.time()
     state = loop.run()

@@ -18,6 +18,7 @@ from pipelines.report import report
 from pipelines.rollback import rollback
 from pipelines.run import run
 from pipelines.runs import runs_app
+from pipelines.study import study
 from pipelines.sweep import sweep
 from pipelines.train import train
 from pipelines.validate import validate
@@ -32,7 +33,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _verb in (run, sweep, compare, assess, train, evaluate, register, promote, rollback, report, validate, init, env):
+for _verb in (
+    run,
+    sweep,
+    compare,
+    study,
+    assess,
+    train,
+    evaluate,
+    register,
+    promote,
+    rollback,
+    report,
+    validate,
+    init,
+    env,
+):
     app.command()(_verb)
 app.add_typer(runs_app)
 

@@ -240,4 +240,4 @@ def _stdout_for_results(as_json: bool) -> Iterator[None]:
 def _again(verb: str, path: Path, overrides: Sequence[str], name: str) -> str:
     place = ("run.name", "run.resume", "run.overwrite")
     kept = [text for text in overrides if text.partition("=")[0].strip() not in place]
-    return shlex.join(["cpl", verb, str(path), *kept, f"run.name={name}", "run.resume=true"])
+    return shlex.join(["cpl", *verb.split(), str(path), *kept, f"run.name={name}", "run.resume=true"])

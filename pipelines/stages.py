@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -63,11 +63,17 @@ def assess(config: Config, run: RunDir, say: Say, tracker: Tracker | None = None
 
 
 def train(
-    config: Config, run: RunDir, say: Say, tracker: Tracker | None = None, *, callbacks: Sequence[Any] = ()
+    config: Config,
+    run: RunDir,
+    say: Say,
+    tracker: Tracker | None = None,
+    *,
+    callbacks: Sequence[Any] = (),
+    probe: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train on the run's assessment, or on brought sets (which are scored first if evaluations need it).
 
-    `callbacks` of Ray Train are told of every evaluation.
+    `callbacks` of Ray Train are told of every evaluation; `probe` is measured inside the loop (probes/build.py).
     """
     from cpl_ray.assessment import read_assessment
     from cpl_ray.subset import with_mastered_size
@@ -99,6 +105,7 @@ def train(
                 run_folder=run.root,
                 say=say,
                 callbacks=callbacks,
+                probe=probe,
             )
         tracker.log_params({"deepspeed_config": summary["deepspeed"]})
     took = {"steps": summary["steps"], "train_s": summary["train_s"]}

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 VERBS = (
     "run",
     "sweep",
+    "study",
     "assess",
     "train",
     "evaluate",

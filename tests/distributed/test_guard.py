@@ -21,7 +21,12 @@ STEPS = 2
 
 
 def make_config(stage: int, mode: str, world_size: int, **values: Any) -> Config:
-    train = {"micro_batch_size": 6 // world_size, "mastered_batch_size": 4, "max_steps": STEPS, "shuffle": False}
+    train: dict[str, Any] = {
+        "micro_batch_size": 6 // world_size,
+        "mastered_batch_size": 4,
+        "max_steps": STEPS,
+        "shuffle": False,
+    }
     train |= {"checkpoint_every": None, **values.pop("train", {})}
     base = {"model": "toy", "optimizer": OPTIMIZER, "guard": {"mode": mode}, "zero_stage": stage}
     return Config.model_validate({**base, "train": train, **values})

@@ -16,7 +16,21 @@ MAX_LINES = 300
 LAYERS = {
     1: {"model", "batches", "forward", "generate", "predict", "adapters", "methods.build"},
     2: {"engine", "zero_layout", "zero_masters"},
-    3: {"step", "passes", "guard", "loop", "checkpoint", "evaluation"},
+    3: {
+        "step",
+        "passes",
+        "guard",
+        "loop",
+        "checkpoint",
+        "evaluation",
+        "probes.base",
+        "probes.build",
+        "probes.classes",
+        "probes.gauge",
+        "probes.similarity",
+        "probes.stability",
+        "probes.taylor",
+    },
     4: {
         "scoring",
         "streams",
@@ -46,11 +60,16 @@ LAYERS = {
         "report_sweep",
         "report_sweep_charts",
         "sweep_figures",
+        "figures_similarity",
+        "figures_stability",
+        "figures_taylor",
+        "figures_transfer",
+        "study_canvas",
     },
 }
 # layer 0, on tensors: takes tensors and numbers, knows no model and no configuration
 TENSORS = {"rule", "loss", "optimizer", "mastered", "wrapped", "collectives", "layout", "layer_shares"}
-TENSORS |= {"estimators", "orthogonal", "state_bytes"}
+TENSORS |= {"estimators", "gradients", "masks", "orthogonal", "state_bytes"}
 
 # of the whole project, tests aside; "pipelines" stands for any file there
 IMPORTERS = {
@@ -62,7 +81,7 @@ IMPORTERS = {
 HEAVY = {"torch", "ray", "deepspeed", "mlflow", "transformers", "peft", "accelerate", "matplotlib", "lm_eval"}
 
 LIBRARY = sorted((ROOT / "cpl_ray").rglob("*.py"))
-PIPELINES = sorted((ROOT / "pipelines").glob("*.py"))
+PIPELINES = sorted((ROOT / "pipelines").rglob("*.py"))
 
 
 def imports(path: Path) -> Iterator[tuple[str, int]]:

@@ -1,0 +1,1 @@
+"""Probes: measurements made inside the training loop, which change nothing of it."""

@@ -27,6 +27,7 @@ from cpl_ray.passes import Passes, RowSource
 from cpl_ray.recorder import Recorder
 from cpl_ray.schedule import learning_rate, planned_updates
 from cpl_ray.step import Engine, update_metrics
+from cpl_ray.vision import Vision
 
 _log = logging.getLogger(__name__)
 CHECKPOINTS = Path("train", "checkpoints")
@@ -70,6 +71,7 @@ class TrainingLoop:
         injection: the injection set.
         mastered: the mastered set; None with rules that make no use of it.
         pad_id: token id of padding (masked everywhere).
+        vision: makes the inputs of images, for a vision-language model.
         evaluate: scores the live model, all ranks together, and returns the record of an evaluation; None: never.
         run_folder: where metrics.jsonl and checkpoints go; shared by all ranks. None: nothing is written.
         zero_stage: recorded with checkpoints.
@@ -84,6 +86,7 @@ class TrainingLoop:
         mastered: RowSource | None,
         *,
         pad_id: int,
+        vision: Vision | None = None,
         evaluate: Callable[[], dict[str, float]] | None = None,
         run_folder: Path | None = None,
         zero_stage: int = 0,
@@ -95,7 +98,7 @@ class TrainingLoop:
         self.state = LoopState()
         self._evaluate, self._report = evaluate, report
         self._run_folder, self._zero_stage = run_folder, zero_stage
-        self._passes = Passes(config, engine, self.comm, injection, mastered, pad_id=pad_id)
+        self._passes = Passes(config, engine, self.comm, injection, mastered, pad_id=pad_id, vision=vision)
         self.steps_per_epoch = self._passes.steps_per_epoch
         train = config.train
         self.total_steps = planned_updates(self.steps_per_epoch, train.epochs, train.max_steps)

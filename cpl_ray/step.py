@@ -80,7 +80,7 @@ def accumulate(
     for batch in (b.to(engine.device) for b in batches):
         chosen: dict[str, Tensor | bool] = {"logits_to_keep": batch.positions} if sparse else {}
         output = engine.forward(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **chosen
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **batch.images, **chosen
         )
         logits = output.logits if sparse else output.logits[:, batch.positions]
         loss = supervised_cross_entropy(logits, batch.labels)

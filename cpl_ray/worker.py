@@ -47,12 +47,13 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
     from cpl_ray.loop import TrainingLoop
     from cpl_ray.model import load_model, load_tokenizer, save_model
     from cpl_ray.predict import Scorer
+    from cpl_ray.vision import load_vision
 
     run_folder = Path(job["run_folder"])
     started = time.time()
     if not config.cluster.use_gpu:
         torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
-    tokenizer = load_tokenizer(config)
+    tokenizer, vision = load_tokenizer(config), load_vision(config)
     model = load_model(
         config.model,
         dtype=config.train.dtype,
@@ -70,7 +71,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
     }
     evaluate = None
     if job["num_rows"].get("evaluation"):
-        scorer = Scorer.of(config, tokenizer, name=job["scorer"], max_length=job["max_length"])
+        scorer = Scorer.of(config, tokenizer, name=job["scorer"], max_length=job["max_length"], vision=vision)
         items = [
             ScoredItem(Item.from_json(row["item"]), row["part"], row["correct_before"])
             for block in blocks_of(ray.train.get_dataset_shard("evaluation"))()
@@ -84,6 +85,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
         sources["injection"],
         sources.get("mastered"),
         pad_id=0,  # masked everywhere; a tokenizer may have no pad token, or one beyond the embedding
+        vision=vision,
         evaluate=evaluate,
         run_folder=run_folder,
         zero_stage=engine.stage,
@@ -109,7 +111,8 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
         "deepspeed": engine.config,
     }
     if loop.comm.rank == 0:
-        save_model(model, tokenizer, run_folder / "model", state_dict=weights)
+        beside = tokenizer if vision is None else vision.processor
+        save_model(model, beside, run_folder / "model", state_dict=weights)
         atomic_write_text(run_folder / SUMMARY, json.dumps(summary, indent=1))
     loop.comm.barrier()
     return summary

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MAX_LINES = 300
 
 LAYERS = {
-    1: {"model", "batches", "forward", "generate", "predict", "methods.build"},
+    1: {"model", "vision", "batches", "forward", "generate", "predict", "methods.build"},
     2: {"engine", "zero_layout"},
     3: {"step", "passes", "loop", "checkpoint", "evaluation"},
     4: {

@@ -104,8 +104,8 @@ class AssessConfig(Section):
     """How answers are scored, before, during and after training."""
 
     scorer: Literal["auto", "letter_logit", "choice_loglik", "choice_loglik_norm", "exact_match", "token_f1"] = "auto"
-    """Scorer; `auto`: `choice_loglik` if every item has choices, else `exact_match`. `exact_match` and `token_f1` let the
-    model answer greedily in its own words (docs/beyond_multiple_choice.md)."""
+    """Scorer; `auto`: `choice_loglik` if every item has choices, else `exact_match`. `exact_match` and `token_f1` let
+    the model answer greedily in its own words (docs/beyond_multiple_choice.md)."""
     batch_size: PositiveInt = 16
     """Sequences per forward pass of one scoring process."""
     num_actors: PositiveInt | None = None

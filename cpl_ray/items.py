@@ -167,7 +167,9 @@ def parse_row(
     subject = None if is_missing(cells["subject"]) else as_text(cells["subject"], "subject", numbers=True)
     item = _parsed(kind, name, cells, columns)
     aliases = () if item.choices or is_missing(cells["answers"]) else _accepted(cells["answers"])
-    picture = None if is_missing(image) else picture_of(image, folder, max_pixels)
+    picture = (
+        None if is_missing(image) or (isinstance(image, bytes) and not image) else picture_of(image, folder, max_pixels)
+    )
     return replace(
         item, subject=subject, image=picture, aliases=tuple(alias for alias in aliases if alias != item.target)
     )

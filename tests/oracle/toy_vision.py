@@ -71,7 +71,7 @@ def toy_vlm(seed: int = 0) -> Any:
     config = LlavaConfig(
         vision_config=tower,
         text_config=text,
-        image_token_id=IMAGE_TOKEN,
+        image_token_index=IMAGE_TOKEN,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
     )

@@ -2,8 +2,9 @@
 
 import json
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -61,7 +62,7 @@ def test_rows_keep_every_character(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_every_scorer_asks_every_script(name: str) -> None:
-    words = tokenizer()
+    words: Any = tokenizer()
     asked = encoder(words, name)
     for item in world():
         encoded = asked.training(item)
@@ -76,7 +77,9 @@ def test_every_scorer_asks_every_script(name: str) -> None:
 @pytest.mark.parametrize("name", ["exact_match", "token_f1"])
 @pytest.mark.parametrize("target", ["巴黎", "باريس", "पेरिस", "파리", "👍🏽"])
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
-def test_a_model_that_recites_the_answer_is_right_however_it_composes(name: str, target: str, form: str) -> None:
+def test_a_model_that_recites_the_answer_is_right_however_it_composes(
+    name: str, target: str, form: Literal["NFC", "NFD"]
+) -> None:
     words = tokenizer()
 
     class Recited(Scorer):
@@ -101,11 +104,7 @@ def test_an_answer_that_the_tokenizer_does_not_know_is_refused_not_learned(name:
 
 @pytest.mark.parametrize("item", world(), ids=lambda item: item.id)
 def test_the_same_question_composed_otherwise_is_a_leak(item: Item) -> None:
-    import dataclasses
-
-    other = dataclasses.replace(
-        item, id="other", question="\u200f" + unicodedata.normalize("NFD", item.question) + "。 "
-    )
+    other = replace(item, id="other", question="\u200f" + unicodedata.normalize("NFD", item.question) + "。 ")
     assert other.question_key() == item.question_key()
     verdict = Verdict(item.id, True, "x", 1.0)
     parts = {"mastered_train": [Row(item, verdict)], "mastered_test": [Row(other, verdict)]}
@@ -134,7 +133,7 @@ LONG = " ".join(f"word{number}" for number in range(60))
 
 
 def test_a_long_answer_is_trained_whole_and_the_question_gives_way() -> None:
-    words = tokenizer()
+    words: Any = tokenizer()
     item = Item("l", "question", "why " * 400, target=LONG)
     encoded = encoder(words, "exact_match", 500).training(item)
     assert words.decode(encoded.target_ids) == f" {LONG}"

@@ -136,14 +136,16 @@ def load_vision(config: Config, path: str | Path | None = None) -> Vision | None
         model_config = AutoConfig.from_pretrained(folder or name, **where)
         if not takes_images(model_config):
             return None
+        if "mrope_section" in str(model_config.get_text_config().to_dict()):
+            raise ConfigError(
+                f"model {name!r} ({model_config.model_type}) numbers the positions of images in three dimensions, which "
+                "is not supported; models in the manner of LLaVA are"
+            )
         processor: Any = AutoProcessor.from_pretrained(folder or name, **where)
+    except ConfigError:
+        raise
     # damaged or foreign files fail in every way there is; all of them mean the same to the user
     except Exception as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ConfigError(f"the processor of model {name!r} cannot be loaded: {reason}") from error
-    if "mrope_section" in str(model_config.get_text_config().to_dict()):
-        raise ConfigError(
-            f"model {name!r} ({model_config.model_type}) numbers the positions of images in three dimensions, which is "
-            "not supported; models in the manner of LLaVA and Idefics are"
-        )
     return Vision(processor, image_text=config.prompt.image)

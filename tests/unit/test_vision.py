@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig, Qwen2VLConfig
 
 from cpl_ray.batches import collate
 from cpl_ray.cells import RowError
 from cpl_ray.collectives import Collectives
 from cpl_ray.config import Config, PromptConfig
 from cpl_ray.encoding import Encoded, Encoder
+from cpl_ray.errors import ConfigError
 from cpl_ray.items import Item
 from cpl_ray.loop import TrainingLoop
 from cpl_ray.loss import IGNORE
@@ -167,6 +168,18 @@ def test_cpl_moves_every_part_and_never_against_the_mastered_gradient() -> None:
     assert any("vision_tower" in name for name in moved)
     assert any("multi_modal_projector" in name for name in moved)
     assert Collectives(engine.device).world_size == 1
+
+
+def test_positions_in_three_dimensions_are_refused_by_name(tmp_path: Path) -> None:
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+    Qwen2VLConfig(text_config={"rope_parameters": rope}).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"qwen2_vl.*three dimensions"):
+        load_vision(Config.model_validate({"model": str(tmp_path)}))
+
+
+def test_a_text_model_has_no_vision(tmp_path: Path) -> None:
+    LlamaConfig().save_pretrained(tmp_path)
+    assert load_vision(Config.model_validate({"model": str(tmp_path)})) is None
 
 
 def test_the_saved_folder_loads_with_its_processor(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cpl_ray.encoding import GENERATING
 from cpl_ray.errors import ConfigError, DataError
 from cpl_ray.items import Item
 from cpl_ray.rundir import atomic_folder
@@ -33,6 +34,7 @@ _SCHEMA = pa.schema(
         pa.field("before_margin", pa.float64()),
         pa.field("before_scores", pa.list_(pa.float64())),
         pa.field("before_error", pa.string()),
+        pa.field("before_f1", pa.float64()),
     ]
 )
 
@@ -53,6 +55,8 @@ class Verdict:
     """Score of each choice, where there are choices."""
     error: str | None = None
     """Why the item could not be scored."""
+    f1: float | None = None
+    """Token F1 of the answer, in [0, 1]; None with scorers that measure none."""
 
 
 class Row(NamedTuple):
@@ -112,10 +116,10 @@ def resolve_scorer(name: str, items: Sequence[Item]) -> str:
     without = [item.id for item in items if not item.choices or item.answer is None]
     if name == "auto":
         return "exact_match" if without else "choice_loglik"
-    if name != "exact_match" and without:
+    if name not in GENERATING and without:
         raise ConfigError(
             f"assess.scorer: {name!r} compares choices, but {len(without)} of {len(items)} items have none "
-            f"(e.g. {without[0]!r}); use exact_match or auto"
+            f"(e.g. {without[0]!r}); use exact_match, token_f1 or auto"
         )
     return name
 
@@ -157,6 +161,7 @@ def _table(rows: Sequence[Row]) -> pa.Table:
         "before_margin": [b and b.margin for b in befores],
         "before_scores": [b and list(b.scores) for b in befores],
         "before_error": [b and b.error for b in befores],
+        "before_f1": [b and b.f1 for b in befores],
     }
     return pa.table(columns, schema=_SCHEMA)
 
@@ -173,6 +178,7 @@ def _row(record: Mapping[str, Any]) -> Row:
         margin=math.nan if margin is None else margin,
         scores=tuple(record["before_scores"] or ()),
         error=record["before_error"],
+        f1=record.get("before_f1"),
     )
     return Row(item, verdict)
 

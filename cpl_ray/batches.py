@@ -1,13 +1,14 @@
 """Encoded items to padded tensors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from cpl_ray.encoding import Encoded
 from cpl_ray.loss import IGNORE
+from cpl_ray.vision import Vision
 
 
 @dataclass(frozen=True)
@@ -29,22 +30,35 @@ class Batch:
     """Supervised tokens."""
     num_tokens: int
     """Tokens without padding."""
+    images: dict[str, Tensor] = field(default_factory=dict)
+    """What the processor of a vision-language model makes of the images, by name of the model's input."""
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device."""
         if device.type == "cpu":
             return self
-        moved = [t.to(device) for t in (self.input_ids, self.attention_mask, self.positions, self.labels)]
-        return Batch(moved[0], moved[1], moved[2], moved[3], self.num_targets, self.num_tokens)
+        names = ("input_ids", "attention_mask", "positions", "labels")
+        moved = {name: self.__dict__[name].to(device) for name in names}
+        images = {name: tensor.to(device) for name, tensor in self.images.items()}
+        return replace(self, **moved, images=images)
 
 
-def collate(items: Sequence[Encoded], pad_id: int) -> Batch:
+def collate(items: Sequence[Encoded], pad_id: int, vision: Vision | None = None) -> Batch:
     """Pad encoded items to one batch; the prompt is masked out of the loss, every target token is supervised.
 
     An empty sequence gives a padding batch: one row of one token with no target, so that a rank without rows still
-    takes part in the collectives of the pass.
+    takes part in the collectives of the pass. With `vision` a batch without images gets a row with a blank one, again
+    without target.
     """
-    rows = [(*item.context_ids, *item.target_ids) for item in items] or [(pad_id,)]
+    rows = [(*item.context_ids, *item.target_ids) for item in items]
+    images: dict[str, Tensor] = {}
+    if vision is not None:
+        pad_id = vision.pad_id
+        pictures = [item.image for item in items if item.image is not None]
+        if not pictures:
+            rows.append(vision.blank_row)
+        images = vision.inputs(pictures or [None])
+    rows = rows or [(pad_id,)]
     length = max(len(row) for row in rows)
     input_ids = torch.full((len(rows), length), pad_id, dtype=torch.int64)
     attention_mask = torch.zeros_like(input_ids)
@@ -63,5 +77,6 @@ def collate(items: Sequence[Encoded], pad_id: int) -> Batch:
         positions,
         labels[:, positions],
         num_targets=int((labels != IGNORE).sum()),
-        num_tokens=int(attention_mask.sum()),
+        num_tokens=sum(len(item.context_ids) + len(item.target_ids) for item in items) or len(rows[0]),
+        images=images,
     )

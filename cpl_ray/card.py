@@ -1,5 +1,6 @@
 """The model card: README.md in the model folder, with what the model knew before and after, held-out first."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +44,9 @@ def write_card(model_folder: Path, result: Mapping[str, Any], config: Config, ma
         The path of the card. It holds no path of this machine: of a local base model only the folder's name.
     """
     path = model_folder / "README.md"
-    atomic_write_text(path, _front_matter(config) + "\n" + "\n\n".join(_sections(result, config, manifest)) + "\n")
+    images = _takes_images(model_folder)
+    sections = _sections(result, config, manifest, images=images)
+    atomic_write_text(path, _front_matter(config, images=images) + "\n" + "\n\n".join(sections) + "\n")
     return path
 
 
@@ -54,20 +57,26 @@ def base_model_name(model: str) -> str:
     return Path(model).expanduser().resolve().name or "model"
 
 
-def _front_matter(config: Config) -> str:
+def _takes_images(model_folder: Path) -> bool:
+    """Tell from its configuration whether the saved model is a vision-language model."""
+    path = model_folder / "config.json"
+    return path.is_file() and "vision_config" in json.loads(path.read_text(encoding="utf-8"))
+
+
+def _front_matter(config: Config, *, images: bool) -> str:
     tags = ["cpl-ray", "knowledge-injection", "continual-learning"]
     if config.train.rule == "cpl":
         tags.insert(0, "collaborative-parameter-learning")
     head = {
         "base_model": base_model_name(config.model),
         "library_name": "transformers",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "image-text-to-text" if images else "text-generation",
         "tags": tags,
     }
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n"
 
 
-def _sections(result: Mapping[str, Any], config: Config, manifest: Mapping[str, Any]) -> list[str]:
+def _sections(result: Mapping[str, Any], config: Config, manifest: Mapping[str, Any], *, images: bool) -> list[str]:
     base = base_model_name(config.model)
     how = "Collaborative Parameter Learning" if _cpl(config) else "plain fine-tuning"
     what = f"`{base}` was taught questions that it answered wrongly, by {how}"
@@ -89,7 +98,7 @@ def _sections(result: Mapping[str, Any], config: Config, manifest: Mapping[str, 
         "## How it was made",
         _making(result, config, manifest),
         "## Use",
-        _usage(),
+        _usage(images=images),
     ]
 
 
@@ -153,11 +162,14 @@ def _adapter(config: Config) -> list[tuple[str, str]]:
     return [("adapter", f"`{adapter.name}` on {layers}, {settings}; merged into the weights")]
 
 
-def _usage() -> str:
+def _usage(*, images: bool) -> str:
+    model = "AutoModelForImageTextToText" if images else "AutoModelForCausalLM"
+    name, beside = ("processor", "AutoProcessor") if images else ("tokenizer", "AutoTokenizer")
+    first, second = sorted((model, beside))
     return (
-        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")\n'
-        'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")\n```'
+        f"```python\nfrom transformers import {first}, {second}\n\n"
+        f'{name} = {beside}.from_pretrained("path/to/this/folder")\n'
+        f'model = {model}.from_pretrained("path/to/this/folder")\n```'
     )
 
 

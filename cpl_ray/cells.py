@@ -17,7 +17,7 @@ LETTERS = string.ascii_uppercase
 """Option letters; an item cannot have more choices than there are letters."""
 
 _LETTER_ANSWER = re.compile(r"\(?([A-Za-z])[).:]?")
-_ENDS = " .,:;!?…_\"'`“”‘’«»"
+_ENDS = " .,:;!?…_\"'`“”‘’«»。、।॥؟،؛¿¡「」"
 
 
 class RowError(ValueError):
@@ -199,7 +199,13 @@ def _readings(value: Any, choices: Sequence[str], labels: Sequence[str], *, nume
 
 
 def normalised(text: str) -> str:
-    """Fold what does not change a question: Unicode form, case, runs of white space, sentence marks at the ends."""
-    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    """Fold what does not change a question: Unicode form, case, runs of white space, sentence marks at the ends.
+
+    Characters that are not seen (direction marks, joiners, a byte-order mark) do not count either.
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    if not folded.isascii():
+        folded = "".join(character for character in folded if unicodedata.category(character) != "Cf")
+    folded = " ".join(folded.split())
     # "C#" and "C" or "5-" and "5" stay different: only sentence marks, quotes and blanks to fill go
     return folded.strip(_ENDS) or folded

@@ -31,7 +31,7 @@ class DataConfig(Section):
     """Assessment folder of an earlier `cpl assess` or run, used instead of scoring again.
 
     Refused if model, scorer or prompt differ."""
-    format: Literal["auto", "multiple_choice", "cloze", "completion", "chat"] = "auto"
+    format: Literal["auto", "multiple_choice", "question", "cloze", "completion", "chat"] = "auto"
     """Row format; `auto` decides per row by the columns present."""
     columns: dict[str, str] = {}
     """Column names that differ from the standard ones, as `standard: yours` (e.g. `question: stem`)."""
@@ -43,6 +43,8 @@ class DataConfig(Section):
     """Longest item in tokens, prompt and answer together; null: the model's own limit."""
     over_long: Literal["cut", "reject"] = "cut"
     """What happens to a longer item: cut its question from the left, or set it aside. The answer is never cut."""
+    max_image_pixels: Annotated[int, Field(ge=1, le=178_000_000)] = 2**25
+    """Largest image in pixels (width times height); rows with a larger one are set aside. Only rows with images."""
     max_rejected: Share = 0.1
     """Error budget: the job stops when a larger share of the rows of a source is malformed."""
     shuffle_window: PositiveInt | None = None
@@ -87,6 +89,9 @@ class PromptConfig(Section):
 
     template: str | None = None
     """Prompt of multiple-choice items with `{question}` and optionally `{options}`; null: the scorer's own prompt."""
+    image: str | None = None
+    """Text that stands for an item's image where no chat template places it; null: the processor's image token and a
+    line end. Only vision-language models."""
     chat: bool = False
     """Wrap the prompt as one user turn of the tokenizer's chat template (also prompt/completion rows)."""
 
@@ -100,14 +105,18 @@ class PromptConfig(Section):
 class AssessConfig(Section):
     """How answers are scored, before, during and after training."""
 
-    scorer: Literal["auto", "letter_logit", "choice_loglik", "choice_loglik_norm", "exact_match"] = "auto"
-    """Scorer; `auto`: `choice_loglik` if every item has choices, else `exact_match`."""
+    scorer: Literal["auto", "letter_logit", "choice_loglik", "choice_loglik_norm", "exact_match", "token_f1"] = "auto"
+    """Scorer; `auto`: `choice_loglik` if every item has choices, else `exact_match`. `exact_match` and `token_f1` let
+    the model answer greedily in its own words (docs/beyond_multiple_choice.md)."""
     batch_size: PositiveInt = 16
     """Sequences per forward pass of one scoring process."""
     num_actors: PositiveInt | None = None
     """Scoring processes; null: `cluster.num_workers`."""
     max_new_tokens: PositiveInt = 32
-    """Longest generated answer in tokens. Only `exact_match`."""
+    """Longest generated answer in tokens; items whose answer is longer cannot be scored. Only `exact_match` and
+    `token_f1`."""
+    min_f1: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Smallest token F1 (best over the accepted answers) that counts as right. Only `token_f1`."""
     permutations: Annotated[int, Field(ge=0)] = 0
     """Further option orders under which an item must be answered rightly to count as mastered. Only `letter_logit`."""
 

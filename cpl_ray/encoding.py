@@ -4,38 +4,24 @@ Likelihood requests equal those of lm-evaluation-harness 0.4.13 (`TemplateLM.log
 for token. The tokenizer is passed in, so nothing heavy is imported here.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from cpl_ray.config import Config, PromptConfig
+from cpl_ray.encoded import Encoded, Request
 from cpl_ray.errors import ConfigError
+from cpl_ray.image_places import Ids, ImagePlaces, check_places, spliced
 from cpl_ray.items import LETTERS, Item, RowError
-from cpl_ray.prompts import asked, render, template_of, uses_chat, without
+from cpl_ray.prompts import asked, render, without
 
-SCORERS = ("letter_logit", "choice_loglik", "choice_loglik_norm", "exact_match")
+__all__ = ["GENERATING", "SCORERS", "Encoded", "Encoder", "Request"]
+
+SCORERS = ("letter_logit", "choice_loglik", "choice_loglik_norm", "exact_match", "token_f1")
 """Resolved scorer names; `auto` is resolved before anything is encoded."""
 
-Ids = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One sequence to score: `continuation_ids` given `context_ids`."""
-
-    context_ids: Ids
-    continuation_ids: Ids
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One item to train: the loss is taken on `target_ids` only."""
-
-    id: str
-    context_ids: Ids
-    target_ids: Ids
+GENERATING = ("exact_match", "token_f1")
+"""Scorers that let the model answer in its own words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +44,15 @@ class Encoder:
     """Turns items into token ids for one tokenizer, scorer and prompt."""
 
     def __init__(
-        self, tokenizer: Any, *, scorer: str, prompt: PromptConfig, max_length: int, over_long: str, append_eos: bool
+        self,
+        tokenizer: Any,
+        *,
+        scorer: str,
+        prompt: PromptConfig,
+        max_length: int,
+        over_long: str,
+        append_eos: bool,
+        vision: ImagePlaces | None = None,
     ) -> None:
         """Check that tokenizer and settings fit together.
 
@@ -69,6 +63,7 @@ class Encoder:
             max_length: Longest item in tokens, context and answer (and end token) together.
             over_long: `cut` the question from the left, or `reject` the item.
             append_eos: Train the end token after each answer.
+            vision: Writes images into prompts; None: the model takes none.
 
         Raises:
             ConfigError: a chat template or an end token is asked for that the tokenizer does not have.
@@ -81,17 +76,23 @@ class Encoder:
             raise ConfigError("data.append_eos is true, but the tokenizer has no end token; set data.append_eos=false")
         self.tokenizer = tokenizer
         self.scorer = scorer
+        self.vision = vision
+        self._splice: Ids = ()
         self.prompt = prompt
         self.max_length = max_length
         self.over_long = over_long
+        self.append_eos = append_eos
         self._end: Ids = (tokenizer.eos_token_id,) if append_eos else ()
+        self._end_ids = {tokenizer.bos_token_id, tokenizer.eos_token_id}
         self._letters: list[int] = []
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         self._prefix_id: int | None = bos if bos is not None else eos
         self._prefix_text: str | None = None if self._prefix_id is None else tokenizer.decode(self._prefix_id)
 
     @classmethod
-    def of(cls, config: Config, tokenizer: Any, *, scorer: str, max_length: int) -> "Encoder":
+    def of(
+        cls, config: Config, tokenizer: Any, *, scorer: str, max_length: int, vision: ImagePlaces | None = None
+    ) -> "Encoder":
         """Return the encoder of a run: prompt, cutting and end token as configured."""
         data = config.data
         return cls(
@@ -101,6 +102,7 @@ class Encoder:
             max_length=max_length,
             over_long=data.over_long,
             append_eos=data.append_eos,
+            vision=vision,
         )
 
     def context(self, item: Item) -> str:
@@ -120,20 +122,20 @@ class Encoder:
             ConfigError: the tokenizer cannot express what the item needs (a chat, a letter).
         """
         parts = self._fitted(item)
-        return Encoded(item.id, parts.context, parts.target + self._end)
+        return Encoded(item.id, parts.context, parts.target + self._end, item.image)
 
     def requests(self, item: Item) -> list[Request]:
         """Encode what the scorer asks of the model.
 
         Returns:
-            One request per choice for `choice_loglik` and `choice_loglik_norm`. For `letter_logit` and `exact_match`
-            one request with an empty continuation: the next-token logits or the greedy continuation are looked at.
+            One request per choice for `choice_loglik` and `choice_loglik_norm`. For `letter_logit` and generating
+            scorers one request with an empty continuation: next-token logits or greedy continuation are looked at.
 
         Raises:
             RowError: see `training`; also an item without choices where the scorer compares choices.
             ConfigError: see `training`.
         """
-        if self.scorer != "exact_match" and not item.choices:
+        if self.scorer not in GENERATING and not item.choices:
             raise RowError(f"the scorer {self.scorer} compares choices, but item {item.id!r} has none")
         parts = self._fitted(item)
         return list(parts.requests) or [Request(parts.context, ())]
@@ -165,8 +167,12 @@ class Encoder:
         """
         if self.scorer == "letter_logit" and item.kind == "cloze":
             item = replace(item, kind="multiple_choice", question=item.question or item.cloze or "")
+        if item.image is not None and self.vision is None:
+            raise RowError("the item has an image, and the model takes none")
+        self._splice = self.vision.splice(item.image) if item.image is not None and self.vision is not None else ()
         room = self.max_length - len(self._end)
         parts = self._encode(item)
+        self._check(item, parts)
         if parts.num_tokens <= room:
             return parts
         if self.over_long == "reject":
@@ -189,7 +195,10 @@ class Encoder:
 
     def _encode(self, item: Item) -> _Parts:
         """Encode an item as it is, however long."""
-        text, templated = render(item, scorer=self.scorer, prompt=self.prompt, tokenizer=self.tokenizer)
+        image_text = "" if self.vision is None else self.vision.image_text
+        text, templated = render(
+            item, scorer=self.scorer, prompt=self.prompt, tokenizer=self.tokenizer, image_text=image_text
+        )
         if item.kind in ("completion", "chat"):
             return _Parts(text, *self._training_pair(text, item.target, not templated))
         if self.scorer == "letter_logit":
@@ -199,10 +208,23 @@ class Encoder:
             return _Parts(text, self._ids(text, not templated) or self._prefix(), (letters[item.answer],))
         # after a template's generation prompt the answer starts bare, as in lm-evaluation-harness
         joint = "" if templated else " "
-        if self.scorer == "exact_match":
+        if self.scorer in GENERATING:
             return _Parts(text, *self._training_pair(text, joint + item.target, not templated))
         requests = self._requests(text, [joint + choice for choice in item.choices])
         return _Parts(text, *self._training_pair(text, joint + item.target, True), requests)
+
+    def _check(self, item: Item, parts: _Parts) -> None:
+        """Refuse what the ids cannot say: an answer of unknown tokens, an image that is not where its tokens are.
+
+        Choices of unknown tokens would all have the same ids, and the first of them would count as known.
+        """
+        unknown = self.tokenizer.unk_token_id
+        answers = [parts.target, *(request.continuation_ids for request in parts.requests)]
+        if unknown is not None and unknown not in self._end_ids and any(unknown in ids for ids in answers):
+            raise RowError(f"the tokenizer has no token for a part of the answer {item.target[:60]!r} or of a choice")
+        if self.vision is not None:
+            contexts = [parts.context, *(request.context_ids for request in parts.requests)]
+            check_places(contexts, answers, self.vision.image_token_id, self._splice, parts.text)
 
     def _requests(self, context: str, continuations: list[str]) -> list[Request]:
         """Encode choices as `TemplateLM.loglikelihood` does: with the context, then cut at the length of its ids."""
@@ -256,26 +278,15 @@ class Encoder:
         """
         if not special or (self._prefix_text is not None and text.startswith(self._prefix_text)):
             return self._bare(text)
-        ids = tuple(self.tokenizer.encode(text))
+        ids = self._placed(tuple(self.tokenizer.encode(text)))
         end = self.tokenizer.eos_token_id
         if len(ids) > 1 and ids[-1] == end and self._bare(text)[-1:] != (end,):
             return ids[:-1]  # an added end token would stand between prompt and answer
         return ids
 
     def _bare(self, text: str) -> Ids:
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        return self._placed(tuple(self.tokenizer.encode(text, add_special_tokens=False)))
 
-
-def prompt_fingerprint(scorer: str, prompt: PromptConfig, tokenizer: Any) -> str:
-    """Return a sha256 over everything that shapes a prompt: scorer, prompt text, chat template if used.
-
-    Two assessments with the same fingerprint asked in the same words.
-    """
-    chat = uses_chat(scorer, prompt, tokenizer)
-    parts = {
-        "scorer": scorer,
-        "template": template_of(scorer, prompt, tokenizer),
-        "chat": chat,
-        "chat_template": tokenizer.chat_template if chat else None,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    def _placed(self, ids: Ids) -> Ids:
+        """Put the tokens of the image of the item at hand in their place."""
+        return spliced(ids, self.vision.image_token_id, self._splice) if self.vision and self._splice else ids

@@ -227,12 +227,22 @@ def read_dataset(dataset: Any, columns: set[str]) -> Iterator[RawRow]:
     names = list(dataset.column_names)
     others: dict[str, Any] = {name: None for name in names if name not in columns}
     wanted = [name for name in names if name in columns]
-    rows = dataset.with_format(None).select_columns(wanted) if wanted else []
+    rows = _undecoded(dataset.with_format(None).select_columns(wanted)) if wanted else []
     for number, values in enumerate(rows, 1):
         yield RawRow(number, others | values, raw=shortened(shown(values, _RAW_LIMIT)))
     if not wanted:
         for number in range(1, len(dataset) + 1):
             yield RawRow(number, others)
+
+
+def _undecoded(dataset: Any) -> Any:
+    """Return a `datasets.Dataset` whose images are bytes, not opened: one damaged image would end the whole pass."""
+    from datasets import Image
+
+    for name, feature in dataset.features.items():
+        if isinstance(feature, Image):
+            dataset = dataset.cast_column(name, Image(decode=False))
+    return dataset
 
 
 SUFFIXES: dict[str, Callable[[Path, set[str]], Iterator[RawRow]]] = {

@@ -10,6 +10,8 @@ from torch import nn
 
 from cpl_ray.items import RowError
 from cpl_ray.model import model_max_length
+from cpl_ray.pictures import Picture
+from cpl_ray.vision import Vision
 
 
 def accepts(model: nn.Module, argument: str) -> bool:
@@ -19,9 +21,20 @@ def accepts(model: nn.Module, argument: str) -> bool:
     return argument in inspect.signature(type(inner).forward).parameters
 
 
-def dummy_forward(model: nn.Module, device: torch.device) -> None:
-    """Run one token through the model; only its collectives matter, to ranks that still have work."""
-    model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device), use_cache=False)
+def dummy_forward(model: nn.Module, device: torch.device, vision: Vision | None = None) -> None:
+    """Run one token, with `vision` a blank image, through the model; only its collectives matter, to other ranks."""
+    ids = [[0]] if vision is None else [list(vision.blank_row)]
+    model(input_ids=torch.tensor(ids, device=device), use_cache=False, **image_inputs(vision, [], device))
+
+
+def image_inputs(
+    vision: Vision | None, pictures: Sequence[Picture | None], device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Return the model inputs of the rows' images, of a blank one where no row has any; nothing without `vision`."""
+    if vision is None:
+        return {}
+    found = vision.inputs([picture for picture in pictures if picture is not None] or [None])
+    return {name: tensor.to(device) for name, tensor in found.items()}
 
 
 def alone(number: int) -> int:
@@ -63,25 +76,40 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def read_logits(
-    model: nn.Module, rows: Sequence[tuple[int, ...]], firsts: Sequence[int], device: torch.device
+    model: nn.Module,
+    rows: Sequence[tuple[int, ...]],
+    firsts: Sequence[int],
+    device: torch.device,
+    vision: Vision | None = None,
+    pictures: Sequence[Picture | None] = (),
 ) -> Iterator[torch.Tensor]:
     """Run one batch, padded on the right, and yield each row's logits.
+
+    With `vision`, `pictures` are those of the rows; where there is none, a row with a blank one is added.
 
     Yields:
         The logits of each row in order, from its first needed position to its end, float32 `[positions, vocabulary]`.
     """
+    images = image_inputs(vision, pictures, device)
+    num_rows = len(rows)
+    if vision is not None and not any(pictures):
+        rows = [*rows, vision.blank_row]
     longest = max(len(row) for row in rows)
     # a row is padded with its own last token: always a token the model has, and nothing looks at it
     ids = torch.tensor([[*row, *[row[-1]] * (longest - len(row))] for row in rows], device=device)
     mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
-    needed = sorted({position for row, first in zip(rows, firsts, strict=True) for position in range(first, len(row))})
+    needed = sorted({position for row, first in zip(rows, firsts, strict=False) for position in range(first, len(row))})
     place = {position: index for index, position in enumerate(needed)}
     if accepts(model, "logits_to_keep"):
         kept = model(
-            input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=torch.tensor(needed, device=device)
+            input_ids=ids,
+            attention_mask=mask,
+            use_cache=False,
+            logits_to_keep=torch.tensor(needed, device=device),
+            **images,
         ).logits
     else:
-        kept = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, needed]
-    for index, (row, first) in enumerate(zip(rows, firsts, strict=True)):
+        kept = model(input_ids=ids, attention_mask=mask, use_cache=False, **images).logits[:, needed]
+    for index, (row, first) in enumerate(zip(rows[:num_rows], firsts, strict=True)):
         # the positions of one row are consecutive, so they are consecutive in `needed` too
         yield kept[index, place[first] : place[len(row) - 1] + 1].float()

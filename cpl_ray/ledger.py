@@ -32,8 +32,11 @@ _SCHEMA = pa.schema(
         pa.field("flip", pa.string()),
         pa.field("before_error", pa.string()),
         pa.field("after_error", pa.string()),
+        pa.field("before_f1", pa.float64()),
+        pa.field("after_f1", pa.float64()),
     ]
 )
+LATER = ("before_f1", "after_f1")
 # The three forgetting rates, honest number first.
 _FORGOTTEN = {"held_out": "mastered_test", "validation": "mastered_validation", "in_set": "mastered_train"}
 
@@ -54,8 +57,9 @@ def flip_of(part: str, before: Verdict | None, after: Verdict) -> Flip | None:
 def build_ledger(assessment: Assessment, after: Mapping[str, Verdict]) -> pa.Table:
     """Join the verdicts before and after training, one row per item.
 
-    Columns: id, set, part, question, target; correct, prediction and margin before and after; flip; errors. `correct`
-    is null where the item was not or could not be scored, `flip` is null outside the denominators.
+    Columns: id, set, part, question, target; correct, prediction and margin before and after; flip; errors; token F1
+    where the scorer measures it. `correct` is null where the item was not or could not be scored, `flip` is null
+    outside the denominators.
 
     Raises:
         DataError: the base model was never asked, or an item has no verdict afterwards.
@@ -85,6 +89,7 @@ def _columns(side: str, verdict: Verdict | None) -> dict[str, Any]:
         f"{side}_prediction": verdict.prediction,
         f"{side}_margin": None if math.isnan(verdict.margin) else verdict.margin,
         f"{side}_error": verdict.error,
+        f"{side}_f1": verdict.f1,
     }
 
 
@@ -109,6 +114,9 @@ def read_ledger(path: str | Path) -> pa.Table:
         table = pq.read_table(io.BytesIO(path.read_bytes()))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is damaged ({error}); run `cpl evaluate` again") from error
+    for name in LATER:
+        if name not in table.column_names:  # written by an earlier version
+            table = table.append_column(name, pa.nulls(table.num_rows, pa.float64()))
     if absent := [name for name in _SCHEMA.names if name not in table.column_names]:
         raise DataError(f"{path} is no ledger: it has no column {absent[0]!r}; run `cpl evaluate` again")
     return table.select(_SCHEMA.names)
@@ -122,9 +130,10 @@ def summarise(table: pa.Table) -> dict[str, Any]:
         `learned` (injection train) and `learned_held_out` (None without such items), of the items not known before;
         each count, of, share, low and high (share and interval None of 0 items). `accuracy`: per part with rows,
         over all its items, also those outside the denominators: `before` and `after` as rates, and the paired
-        table `both, only_first, only_second, neither, mcnemar_p` with first = before.
+        table `both, only_first, only_second, neither, mcnemar_p` with first = before; and where the scorer measures it
+        `mean_f1` before and after, over the items that have one.
     """
-    records = table.select(["id", "part", "before_correct", "after_correct", "flip"]).to_pylist()
+    records = table.select(["id", "part", "before_correct", "after_correct", "flip", *LATER]).to_pylist()
     by_part: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
     for record in records:
         by_part[record["part"]].append(record)
@@ -147,4 +156,11 @@ def _accuracy(records: list[dict[str, Any]]) -> dict[str, Any]:
     # Null is "could not be scored": not answered, and so not right.
     before = {record["id"]: record["before_correct"] is True for record in records}
     table: TwoByTwo = two_by_two(before, {record["id"]: record["after_correct"] is True for record in records})
-    return {"before": table.first.to_dict(), "after": table.second.to_dict(), "paired": table.to_dict()}
+    found = {"before": table.first.to_dict(), "after": table.second.to_dict(), "paired": table.to_dict()}
+    means = {side: _mean([record[f"{side}_f1"] for record in records]) for side in ("before", "after")}
+    return found | ({"mean_f1": means} if any(mean is not None for mean in means.values()) else {})
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

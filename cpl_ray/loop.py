@@ -30,6 +30,7 @@ from cpl_ray.probes.base import Probe
 from cpl_ray.recorder import Recorder
 from cpl_ray.schedule import learning_rate, planned_updates
 from cpl_ray.step import Engine, update_metrics
+from cpl_ray.vision import Vision
 
 _log = logging.getLogger(__name__)
 CHECKPOINTS = Path("train", "checkpoints")
@@ -77,6 +78,7 @@ class TrainingLoop:
         injection: the injection set.
         mastered: the mastered set; None with rules that make no use of it.
         pad_id: token id of padding (masked everywhere).
+        vision: makes the inputs of images, for a vision-language model.
         evaluate: scores the live model, all ranks together, and returns the record of an evaluation; None: never.
         run_folder: where metrics.jsonl and checkpoints go; shared by all ranks. None: nothing is written.
         zero_stage: recorded with checkpoints.
@@ -93,6 +95,7 @@ class TrainingLoop:
         mastered: RowSource | None,
         *,
         pad_id: int,
+        vision: Vision | None = None,
         evaluate: Callable[[], dict[str, float]] | None = None,
         run_folder: Path | None = None,
         zero_stage: int = 0,
@@ -106,7 +109,7 @@ class TrainingLoop:
         self.state = LoopState()
         self._evaluate, self._report, self._probe = evaluate, report, probe
         self._run_folder, self._zero_stage, self._keep = run_folder, zero_stage, keep
-        self.passes = Passes(config, engine, self.comm, injection, mastered, pad_id=pad_id)
+        self.passes = Passes(config, engine, self.comm, injection, mastered, pad_id=pad_id, vision=vision)
         watches = config.guard.mode != "off" and config.mastered_passes == "capture"
         self._guard = Guard(config.guard, engine, self.comm, self.passes) if watches else None
         self.steps_per_epoch = self.passes.steps_per_epoch

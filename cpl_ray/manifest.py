@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cpl_ray.config import Config
+from cpl_ray.encoding import GENERATING
 from cpl_ray.errors import ConfigError
 from cpl_ray.split import SetAside
 
@@ -18,14 +19,16 @@ def _settings(config: Config, scorer: str, prompt_fingerprint: str) -> dict[str,
         "model": config.model,
         "model_revision": config.model_revision,
         "scorer": scorer,
-        "prompt": config.prompt.model_dump(),
+        # absent where unset: assessments of earlier versions know no such key
+        "prompt": config.prompt.model_dump(exclude=None if config.prompt.image else {"image"}),
         "prompt_fingerprint": prompt_fingerprint,
         "scoring": {
             "max_length": config.data.max_length,
             "over_long": config.data.over_long,
-            "append_eos": config.data.append_eos if scorer == "exact_match" else None,
-            "max_new_tokens": config.assess.max_new_tokens if scorer == "exact_match" else None,
+            "append_eos": config.data.append_eos if scorer in GENERATING else None,
+            "max_new_tokens": config.assess.max_new_tokens if scorer in GENERATING else None,
             "permutations": config.assess.permutations if scorer == "letter_logit" else None,
+            **({"min_f1": config.assess.min_f1} if scorer == "token_f1" else {}),
         },
     }
 

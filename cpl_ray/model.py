@@ -5,13 +5,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError
 from cpl_ray.model_source import local_source
 from cpl_ray.rundir import atomic_folder
+from cpl_ray.vision import takes_images
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DEFAULT_MAX_LENGTH = 2048
@@ -55,7 +64,7 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """Load a causal language model from safetensors, on the CPU and in evaluation mode.
+    """Load a causal or a vision-language model from safetensors, on the CPU and in evaluation mode.
 
     Args:
         path: a local folder or a hub id.
@@ -75,11 +84,16 @@ def load_model(
         )
     _quiet()
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        where: dict[str, Any] = {
+            "revision": (revision or "main") if folder is None else "main",
+            "trust_remote_code": trust_remote_code,
+        }
+        images = takes_images(AutoConfig.from_pretrained(folder or name, **where))
+        kind: Any = AutoModelForImageTextToText if images else AutoModelForCausalLM
+        loaded: Any = kind.from_pretrained(
             folder or name,
             dtype=DTYPES[dtype],
-            revision=(revision or "main") if folder is None else "main",
-            trust_remote_code=trust_remote_code,
+            **where,
             use_safetensors=True,
             output_loading_info=True,
         )
@@ -136,7 +150,7 @@ def save_model(
 
     Args:
         model: gives architecture and settings, and the weights unless `state_dict` is given.
-        tokenizer: saved beside the model.
+        tokenizer: saved beside the model; the processor of a vision-language model.
         folder: replaced if it exists.
         state_dict: the full weights, where `model` holds only a partition; not altered.
 

@@ -85,8 +85,10 @@ def _data(config: Config, note: _Note) -> None:
         note("train.shuffle is false", "data.shuffle_window")
     if data.format in ("cloze", "completion", "chat"):
         note(f"it concerns multiple-choice items, and data.format is {data.format}", "prompt.template")
-    if scorer not in ("auto", "exact_match"):
+    if scorer not in ("auto", "exact_match", "token_f1"):
         note(f"the scorer {scorer} generates nothing", "assess.max_new_tokens")
+    if scorer != "token_f1":
+        note("only the scorer token_f1 measures F1", "assess.min_f1")
     if scorer != "letter_logit":
         note("only the scorer letter_logit permutes options", "assess.permutations")
 

@@ -11,6 +11,7 @@ from cpl_ray.encoding import Encoded
 from cpl_ray.errors import DataError
 from cpl_ray.order import ItemOrder, Rows, rank_micro_batches
 from cpl_ray.step import Engine, PassResult, accumulate, mean_loss
+from cpl_ray.vision import Vision
 
 MASTERED_SEED_OFFSET = 1_000_003  # the two sets must not share their permutations
 
@@ -46,6 +47,7 @@ class Passes:
         injection: the injection set.
         mastered: the mastered set; None with rules that make no use of it.
         pad_id: token id of padding (masked everywhere).
+        vision: makes the inputs of images, for a vision-language model.
 
     Raises:
         DataError: the rule needs a mastered set and there is none.
@@ -60,10 +62,12 @@ class Passes:
         mastered: RowSource | None,
         *,
         pad_id: int,
+        vision: Vision | None = None,
     ) -> None:
         if config.mastered_passes != "none" and mastered is None:
             raise DataError(f"train.rule={config.train.rule} needs a mastered set")
         self._config, self._engine, self._comm, self._pad_id = config, engine, comm, pad_id
+        self._vision = vision
         self._injection, self._mastered = injection, mastered
         train, window = config.train, config.data.shuffle_window
         self._batch_size = train.micro_batch_size * train.gradient_accumulation_steps * comm.world_size
@@ -174,4 +178,4 @@ class Passes:
             global_size=global_size,
             micro_batch_size=micro_batch_size,
         )
-        return [collate(source.take(part), self._pad_id) for part in micro]
+        return [collate(source.take(part), self._pad_id, self._vision) for part in micro]

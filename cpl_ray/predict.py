@@ -1,4 +1,4 @@
-"""Score items with a causal language model: the four scorers, batched, the same before, during and after training.
+"""Score items with a causal language model: all scorers, batched, the same before, during and after training.
 
 A verdict does not depend on batch size, order or company up to rounding; an item that cannot be scored gets a verdict
 with `error` and disturbs no other.
@@ -14,11 +14,14 @@ from torch import nn
 
 from cpl_ray.assessment import Verdict
 from cpl_ray.config import Config
-from cpl_ray.encoding import SCORERS, Encoded, Encoder
+from cpl_ray.encoding import GENERATING, SCORERS, Encoded, Encoder
 from cpl_ray.forward import Limits, alone, dummy_forward, evaluating, read_logits
 from cpl_ray.generate import Generated, greedy, stop_ids
 from cpl_ray.items import Item, RowError
 from cpl_ray.judging import NON_FINITE, answers, decided, failed, judge_choices, reordered, worse
+from cpl_ray.pictures import Picture
+from cpl_ray.token_overlap import best_f1, first_lines, num_lines
+from cpl_ray.vision import Vision
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class _Ask:
     targets: tuple[int, ...]
     """Continuation tokens (one per position from `start`), or letter tokens (all at `start`)."""
     letters: bool
+    picture: Picture | None = None
 
 
 class Scorer:
@@ -46,6 +50,7 @@ class Scorer:
         name: str,
         batch_size: int,
         max_new_tokens: int = 32,
+        min_f1: float = 0.8,
         permutations: int = 0,
         seed: int = 0,
     ) -> None:
@@ -54,10 +59,11 @@ class Scorer:
         Args:
             tokenizer: decodes generated answers.
             encoder: turns items into requests; built for the same scorer. Where it appends the end token to an answer,
-                `exact_match` demands that nothing follows the answer.
-            name: `letter_logit`, `choice_loglik`, `choice_loglik_norm` or `exact_match`.
+                `exact_match` demands that nothing follows the answer. Its `vision` makes the inputs of images.
+            name: one of `SCORERS`.
             batch_size: sequences per forward pass.
-            max_new_tokens: longest generated answer in tokens; only `exact_match`.
+            max_new_tokens: longest generated answer in tokens; only generating scorers.
+            min_f1: smallest F1 that is right; only `token_f1`.
             permutations: further option orders that must be answered rightly too; only `letter_logit`.
             seed: chooses the further option orders, per item id.
         """
@@ -68,18 +74,23 @@ class Scorer:
         self.name = name
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
+        self.min_f1 = min_f1
+        self.vision: Vision | None = encoder.vision  # type: ignore[assignment]  # pure code knows its protocol only
         self.permutations = permutations if name == "letter_logit" else 0
         self.seed = seed
 
     @classmethod
-    def of(cls, config: Config, tokenizer: Any, *, name: str, max_length: int) -> "Scorer":
+    def of(
+        cls, config: Config, tokenizer: Any, *, name: str, max_length: int, vision: Vision | None = None
+    ) -> "Scorer":
         """Return the scorer of a run, with its encoder, as configured."""
         return cls(
             tokenizer,
-            Encoder.of(config, tokenizer, scorer=name, max_length=max_length),
+            Encoder.of(config, tokenizer, scorer=name, max_length=max_length, vision=vision),
             name=name,
             batch_size=config.assess.batch_size,
             max_new_tokens=config.assess.max_new_tokens,
+            min_f1=config.assess.min_f1,
             permutations=config.assess.permutations,
         )
 
@@ -99,10 +110,10 @@ class Scorer:
             items: what to ask.
             sync_max: maximum of a number over all ranks, a collective.
             brief: end a generated answer as soon as its correctness is decided; `prediction` is then cut short,
-                `correct` is the same. Only `exact_match`.
+                `correct` is the same. Only generating scorers.
         """
         with evaluating(model), torch.no_grad():
-            if self.name == "exact_match":
+            if self.name in GENERATING:
                 return self._by_generation(model, items, sync_max, brief)
             return self._by_scores(model, items, sync_max)
 
@@ -140,7 +151,8 @@ class Scorer:
         requests = self.encoder.requests(item)
         if self.name == "letter_logit":
             context = requests[0].context_ids
-            return [_Ask(position, context, len(context) - 1, tuple(self.encoder.letter_ids(item)), letters=True)]
+            letters = tuple(self.encoder.letter_ids(item))
+            return [_Ask(position, context, len(context) - 1, letters, letters=True, picture=item.image)]
         return [
             _Ask(
                 position,
@@ -148,27 +160,29 @@ class Scorer:
                 len(request.context_ids) - 1,
                 request.continuation_ids,
                 letters=False,
+                picture=item.image,
             )
             for request in requests
         ]
 
     def _read(self, model: nn.Module, asks: Sequence[_Ask], sync_max: Callable[[int], int]) -> dict[int, list[float]]:
         """Return the scores of each asked item in the order of its choices; equal inputs are run once."""
-        sharing: dict[tuple[int, ...], list[int]] = {}
+        sharing: dict[tuple[tuple[int, ...], Picture | None], list[int]] = {}
         for index, ask in enumerate(asks):
-            sharing.setdefault(ask.inputs, []).append(index)
+            sharing.setdefault((ask.inputs, ask.picture), []).append(index)
         # similar lengths together: little padding; longest first: memory is exhausted at once or never
-        inputs = sorted(sharing, key=lambda ids: (-len(ids), ids))
+        inputs = sorted(sharing, key=lambda key: (-len(key[0]), key[0], "" if key[1] is None else key[1].sha256))
         results: dict[int, list[float]] = {}
         device = next(model.parameters()).device
         num_batches = -(-len(inputs) // self.batch_size)
         for batch in range(sync_max(num_batches)):
             rows = inputs[batch * self.batch_size : (batch + 1) * self.batch_size]
             if not rows:
-                dummy_forward(model, device)
+                dummy_forward(model, device, self.vision)
                 continue
             firsts = [min(asks[index].start for index in sharing[row]) for row in rows]
-            kept = read_logits(model, rows, firsts, device)
+            pictures = [picture for _, picture in rows]
+            kept = read_logits(model, [ids for ids, _ in rows], firsts, device, self.vision, pictures)
             for row, first, logits in zip(rows, firsts, kept, strict=True):
                 for index in sharing[row]:
                     results[index] = _scores(asks[index], logits, first)
@@ -196,7 +210,7 @@ class Scorer:
 
             def finished(row: int, ids: list[int], rows: list[int] = rows) -> bool:
                 index = rows[row]
-                return decided(self._decode(ids), items[index].target, strict=self._strict(asked[index]))
+                return self._decided(items[index], self._decode(ids), strict=self._strict(asked[index]))
 
             generated = greedy(
                 model,
@@ -207,6 +221,8 @@ class Scorer:
                 device=device,
                 finished=finished if brief else None,
                 sync_max=sync_max,
+                vision=self.vision,
+                pictures=[items[index].image for index in rows],
             )
             for index, result in zip(rows, generated, strict=True):
                 verdicts[index] = self._judge_text(items[index], result, self._strict(asked[index]))
@@ -237,8 +253,21 @@ class Scorer:
             return failed(item.id, NON_FINITE)
         text = self._decode(result.ids)
         lines = text.strip().splitlines()
-        correct = answers(text, item.target, strict=strict)
+        if self.name == "token_f1":
+            f1 = best_f1(text, item.accepted, whole=strict)
+            shown = text.strip() if strict else first_lines(text, max(map(num_lines, item.accepted)))
+            return Verdict(item.id, f1 >= self.min_f1, shown, math.nan, f1=f1)
+        correct = any(answers(text, target, strict=strict) for target in item.accepted)
         return Verdict(item.id, correct, lines[0].strip() if lines else "", math.nan)
+
+    def _decided(self, item: Item, text: str, *, strict: bool) -> bool:
+        """Tell whether no further text can change the verdict."""
+        if self.name == "token_f1":
+            enough = max(map(num_lines, item.accepted))
+            # the line after the last that counts has begun
+            return not strict and num_lines(text) > enough
+        settled = [target for target in item.accepted if decided(text, target, strict=strict)]
+        return len(settled) == len(item.accepted) or any(answers(text, target, strict=strict) for target in settled)
 
     def _decode(self, ids: list[int]) -> str:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

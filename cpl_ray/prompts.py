@@ -1,5 +1,7 @@
 """Prompt texts: what an item looks like to the model, and which part of it gives way when it is too long."""
 
+import hashlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +19,9 @@ PLAIN_LETTER_PROMPT = LETTER_PROMPT + "\nAnswer:\n"
 
 TEXT_PROMPT = "Question: {question}\nAnswer:"
 """Standard prompt of multiple-choice items for the other scorers."""
+
+FILLED = ("multiple_choice", "question")
+"""Kinds of items whose question is filled into a template."""
 
 # Some templates print today's date by default; a prompt that differs tomorrow would break resume and comparison.
 _TEMPLATE_DATE = "26 Jul 2024"
@@ -46,11 +51,14 @@ def shows_options(item: Item, scorer: str, prompt: PromptConfig) -> bool:
         return False
     if scorer == "letter_logit":
         return True
-    return item.kind == "multiple_choice" and "{options}" in (prompt.template or "")
+    return item.kind in FILLED and "{options}" in (prompt.template or "")
 
 
-def render(item: Item, *, scorer: str, prompt: PromptConfig, tokenizer: Any) -> tuple[str, bool]:
+def render(item: Item, *, scorer: str, prompt: PromptConfig, tokenizer: Any, image_text: str = "") -> tuple[str, bool]:
     """Return the prompt text of an item, and whether it went through the chat template.
+
+    An item's image comes before everything else: as the template places it in the first user turn, else as
+    `image_text`.
 
     Raises:
         RowError: the chat template refuses the item.
@@ -59,12 +67,14 @@ def render(item: Item, *, scorer: str, prompt: PromptConfig, tokenizer: Any) -> 
     if item.kind == "chat":
         return _templated(item, item.messages, tokenizer), True
     chat = prompt.chat
-    if item.kind == "multiple_choice":
+    if item.kind in FILLED:
         text = _filled(item, template_of(scorer, prompt, tokenizer))
         chat = uses_chat(scorer, prompt, tokenizer)
     else:
         text = asked(item)
-    return (_templated(item, [Message("user", text)], tokenizer), True) if chat else (text, False)
+    if chat:
+        return _templated(item, [Message("user", text)], tokenizer), True
+    return (image_text if item.image is not None else "") + text, False
 
 
 def _filled(item: Item, template: str) -> str:
@@ -77,7 +87,12 @@ def _filled(item: Item, template: str) -> str:
 def _templated(item: Item, messages: Sequence[Message], tokenizer: Any) -> str:
     if not tokenizer.chat_template:
         raise ConfigError(f"item {item.id!r} is a chat, but the tokenizer has no chat template")
-    turns = [{"role": message.role, "content": message.content} for message in messages]
+    turns: list[dict[str, Any]] = [{"role": message.role, "content": message.content} for message in messages]
+    if item.image is not None:
+        for turn in turns:
+            turn["content"] = [{"type": "text", "text": turn["content"]}]
+        first = next(turn for turn in turns if turn["role"] == "user")
+        first["content"].insert(0, {"type": "image"})
     try:
         text = tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=True, date_string=_TEMPLATE_DATE
@@ -106,7 +121,7 @@ def without(item: Item, num_characters: int) -> Item:
         return replace(item, prompt=asked(item)[num_characters:])
     if item.kind == "cloze":
         return replace(item, cloze=asked(item)[num_characters:])
-    if item.kind == "multiple_choice":
+    if item.kind in FILLED:
         return replace(item, question=asked(item)[num_characters:])
     systems: list[Message] = []
     kept: list[Message] = []
@@ -119,3 +134,18 @@ def without(item: Item, num_characters: int) -> Item:
         kept.append(replace(turn, content=turn.content[num_characters:]))
         num_characters = max(0, num_characters - len(turn.content))
     return replace(item, messages=(*systems, *kept))
+
+
+def prompt_fingerprint(scorer: str, prompt: PromptConfig, tokenizer: Any) -> str:
+    """Return a sha256 over everything that shapes a prompt: scorer, prompt text, chat template if used.
+
+    Two assessments with the same fingerprint asked in the same words.
+    """
+    chat = uses_chat(scorer, prompt, tokenizer)
+    parts = {
+        "scorer": scorer,
+        "template": template_of(scorer, prompt, tokenizer),
+        "chat": chat,
+        "chat_template": tokenizer.chat_template if chat else None,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

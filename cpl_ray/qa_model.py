@@ -13,7 +13,7 @@ import torch
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from cpl_ray.config import Config
-from cpl_ray.encoding import Encoder
+from cpl_ray.encoding import GENERATING, Encoder
 from cpl_ray.items import Item
 from cpl_ray.model import item_max_length, load_model, load_tokenizer
 from cpl_ray.predict import Scorer
@@ -72,8 +72,8 @@ class QuestionAnswerer(PythonModel):
         """
         scorer = self.config.assess.scorer
         items = [_item(str(row), record) for row, record in enumerate(model_input.to_dict(orient="records"))]
-        chosen = [item for item in items if item.choices and scorer != "exact_match"]
-        generated = [item for item in items if not item.choices or scorer == "exact_match"]
+        chosen = [item for item in items if item.choices and scorer not in GENERATING]
+        generated = [item for item in items if not item.choices or scorer in GENERATING]
         max_new_tokens = int((params or {}).get("max_new_tokens") or self.config.assess.max_new_tokens)
         answers: dict[str, str | None] = {}
         if chosen:

@@ -87,12 +87,12 @@ def read_items(source: str | list[str], data: DataConfig, *, name: str, keep_dup
     # ids of rows without one must differ between the sources of a run, hence the key in them
     prefix = name.rsplit(".", 1)[-1]
     seen_labels: set[str] = set()
-    for label, stem, rows in _open_all(sources, data, name, columns):
+    for label, stem, folder, rows in _open_all(sources, data, name, columns):
         stem = stem if stem not in seen_labels else f"{stem}-{len(seen_labels) + 1}"
         seen_labels.add(stem)
         for raw in rows:
             num_rows += 1
-            collector.add(label, raw, data, f"{prefix}-{stem}-{raw.number}")
+            collector.add(label, raw, data, f"{prefix}-{stem}-{raw.number}", folder)
     if num_rows == 0:
         raise DataError(f"{name}: no rows in {', '.join(sources) or 'an empty list of sources'}")
     return replace(result, num_rows=num_rows)
@@ -108,13 +108,19 @@ class _Collector:
         self.places = result.places
         self.questions: dict[tuple[str, str], str] = {}
 
-    def add(self, label: str, raw: RawRow, data: DataConfig, default_id: str) -> None:
+    def add(self, label: str, raw: RawRow, data: DataConfig, default_id: str, folder: Path | None) -> None:
         """Parse one row and file it under `items` or `rejected`."""
         try:
             if raw.reason is not None:
                 raise RowError(raw.reason)
             item = parse_row(
-                raw.values, format=data.format, columns=data.columns, row_number=raw.number, default_id=default_id
+                raw.values,
+                format=data.format,
+                columns=data.columns,
+                row_number=raw.number,
+                default_id=default_id,
+                folder=folder,
+                max_pixels=data.max_image_pixels,
             )
         except RowError as error:
             self._reject(label, raw, str(error), "malformed")
@@ -193,16 +199,19 @@ def _check_columns(columns: Mapping[str, str]) -> None:
 
 def _open_all(
     sources: list[str], data: DataConfig, name: str, columns: set[str]
-) -> Iterator[tuple[str, str, Iterator[RawRow]]]:
-    """Yield (name for messages, name for ids, rows) of every file; all sources are looked up before any is read."""
+) -> Iterator[tuple[str, str, Path | None, Iterator[RawRow]]]:
+    """Yield (name for messages, name for ids, folder, rows) of every file; all sources are looked up first.
+
+    A data set has no folder.
+    """
     found: list[tuple[str, list[Path] | Any]] = [(source, _find(source, data, name)) for source in sources]
     for source, place in found:
         if isinstance(place, list):
             for path in place:
-                yield str(path), path.stem, read_file(path, columns)
+                yield str(path), path.stem, path.parent, read_file(path, columns)
         else:
             label = f"{source}[{data.dataset_split}]"
-            yield label, Path(source).name.replace(":", "-"), read_dataset(place, columns)
+            yield label, Path(source).name.replace(":", "-"), None, read_dataset(place, columns)
 
 
 def _find(source: str, data: DataConfig, name: str) -> list[Path] | Any:

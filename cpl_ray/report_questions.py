@@ -40,16 +40,20 @@ class Questions:
     """Texts that were cut to `MAX_CHARS`."""
     forgotten_held_out: int
     margins: bool
-    """True: the scorer gave margins."""
+    """True: the scorer gave margins, or F1."""
+    measure: str
+    """What stands in their column: `Margin` or `F1`."""
 
 
 def questions(ledger: pa.Table) -> Questions:
     """Return the rows of a ledger, ready to be put into a page.
 
     Each row is an array: id, index of the part, index of the flip, question, right answer, answer before and after,
-    margin before and after, error before and after, right before and after (null: could not be scored).
+    margin (or F1) before and after, error before and after, right before and after (null: could not be scored).
     """
-    records = sorted(ledger.to_pylist(), key=_order)
+    records = ledger.to_pylist()
+    measure = "f1" if any(record["after_f1"] is not None for record in records) else "margin"
+    records.sort(key=lambda record: _order(record, measure))
     shown = records[:MAX_ROWS]
     cut = Counter[bool]()
 
@@ -71,8 +75,8 @@ def questions(ledger: pa.Table) -> Questions:
             short(record["target"]),
             short(record["before_prediction"]),
             short(record["after_prediction"]),
-            _finite(record["before_margin"]),
-            _finite(record["after_margin"]),
+            _finite(record[f"before_{measure}"]),
+            _finite(record[f"after_{measure}"]),
             error(record["before_error"]),
             error(record["after_error"]),
             record["before_correct"],
@@ -81,12 +85,20 @@ def questions(ledger: pa.Table) -> Questions:
         for record in shown
     ]
     return Questions(
-        data=embedded_json({"parts": list(PART_NAMES.values()), "flips": FLIPS, "rows": rows}),
+        data=embedded_json(
+            {
+                "parts": list(PART_NAMES.values()),
+                "flips": FLIPS,
+                "measure": "F1" if measure == "f1" else "Margin",
+                "rows": rows,
+            }
+        ),
         total=len(records),
         shown=len(shown),
         cut=cut[True],
         forgotten_held_out=sum(r["part"] == "mastered_test" and r["flip"] == "forgotten" for r in records),
         margins=any(row[7] is not None and row[8] is not None for row in rows),
+        measure="F1" if measure == "f1" else "Margin",
     )
 
 
@@ -103,11 +115,11 @@ def embedded_json(value: Any) -> Markup:
     return Markup(text.encode("utf-8", errors="backslashreplace").decode("utf-8"))
 
 
-def _order(record: dict[str, Any]) -> tuple[int, int, float]:
-    """Sort by flip, then held-out before the rest, then by how much margin was lost."""
+def _order(record: dict[str, Any], measure: str) -> tuple[int, int, float]:
+    """Sort by flip, then held-out before the rest, then by how much margin (or F1) was lost."""
     assert record["part"] in PARTS
     flip = FLIPS.index(record["flip"] or FLIPS[-1])
-    before, after = _finite(record["before_margin"]), _finite(record["after_margin"])
+    before, after = _finite(record[f"before_{measure}"]), _finite(record[f"after_{measure}"])
     change = after - before if before is not None and after is not None else 0.0
     return flip, _PART_ORDER.index(record["part"]), change
 

@@ -156,6 +156,7 @@ def score_jobs(jobs: Sequence[Job], config: Config, scorer: str) -> dict[str, li
 
     from cpl_ray.model import item_max_length, load_model, load_tokenizer, model_max_length
     from cpl_ray.predict import Scorer
+    from cpl_ray.vision import load_vision
 
     if not config.cluster.use_gpu:
         torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
@@ -164,7 +165,7 @@ def score_jobs(jobs: Sequence[Job], config: Config, scorer: str) -> dict[str, li
     for folder, group in groupby(jobs, key=lambda job: job.folder):
         theirs = list(group)
         with _named(theirs[0].model):
-            tokenizer = load_tokenizer(config, folder)
+            tokenizer, vision = load_tokenizer(config, folder), load_vision(config, folder)
             loaded = load_model(folder, dtype=config.train.dtype, trust_remote_code=config.trust_remote_code)
             model: torch.nn.Module = loaded
             if config.cluster.use_gpu:
@@ -176,7 +177,7 @@ def score_jobs(jobs: Sequence[Job], config: Config, scorer: str) -> dict[str, li
                 if not job.items:
                     verdicts[job.label] = []
                     continue
-                asker = Scorer.of(config, tokenizer, name=scorer, max_length=length)
+                asker = Scorer.of(config, tokenizer, name=scorer, max_length=length, vision=vision)
                 asker.batch_size = job.batch_size
                 verdicts[job.label] = score_apart(
                     lambda items, asker=asker, model=model: asker.score(model, items, brief=True),  # type: ignore[misc]

@@ -25,6 +25,7 @@ _SCHEMA = pa.schema(
         ("margin", pa.float64()),
         ("scores", pa.list_(pa.float64())),
         ("error", pa.string()),
+        ("f1", pa.float64()),
         ("fatal", pa.string()),
     ]
 )
@@ -120,6 +121,7 @@ class _ScoringActor:
 
         from cpl_ray.model import item_max_length, load_model, load_tokenizer
         from cpl_ray.predict import Scorer
+        from cpl_ray.vision import load_vision
 
         if not config.cluster.use_gpu:
             # every actor would otherwise start a thread for each core of the machine
@@ -135,7 +137,9 @@ class _ScoringActor:
         if config.cluster.use_gpu:
             self.model.to("cuda")  # type: ignore[arg-type]  # transformers wraps it without types
         limit = max_length or item_max_length(config, model.config, tokenizer)
-        self.scorer = Scorer.of(config, tokenizer, name=scorer, max_length=limit)
+        self.scorer = Scorer.of(
+            config, tokenizer, name=scorer, max_length=limit, vision=load_vision(config, model_path)
+        )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Return the verdicts on one block of items, or one row that tells why none of any block can be had."""
@@ -183,6 +187,7 @@ def _table(verdicts: Sequence[Verdict], fatal: Sequence[str]) -> pa.Table:
             "margin": verdict.margin,
             "scores": list(verdict.scores),
             "error": verdict.error,
+            "f1": verdict.f1,
             "fatal": None,
         }
         for verdict in verdicts
@@ -198,4 +203,5 @@ def _verdict(row: dict[str, Any]) -> Verdict:
         margin=math.nan if row["margin"] is None else row["margin"],
         scores=tuple(row["scores"] or ()),
         error=row["error"],
+        f1=row["f1"],
     )

@@ -107,7 +107,9 @@ def mean_loss(engine: Engine, batches: Sequence[Batch], comm: Collectives) -> fl
 def _loss_sum(forward: Callable[..., Any], batch: Batch, *, sparse: bool) -> Tensor:
     """Return the sum of a micro-batch's token losses; `sparse`: the model takes the positions that are wanted."""
     chosen: dict[str, Tensor | bool] = {"logits_to_keep": batch.positions} if sparse else {}
-    output = forward(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **chosen)
+    output = forward(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **batch.images, **chosen
+    )
     logits = output.logits if sparse else output.logits[:, batch.positions]
     return supervised_cross_entropy(logits, batch.labels)
 

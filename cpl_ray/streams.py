@@ -5,6 +5,7 @@ rows of its slice (order.py). So every row comes exactly once an epoch and the w
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -16,9 +17,17 @@ from cpl_ray.encoding import Encoded, Encoder
 from cpl_ray.errors import DataError
 from cpl_ray.items import Item
 from cpl_ray.order import Rows
+from cpl_ray.pictures import Picture
 
 BLOCK_ROWS = 4096
-_ENCODED = pa.schema([("id", pa.string()), ("context_ids", pa.list_(pa.int32())), ("target_ids", pa.list_(pa.int32()))])
+_ENCODED = pa.schema(
+    [
+        ("id", pa.string()),
+        ("context_ids", pa.list_(pa.int32())),
+        ("target_ids", pa.list_(pa.int32())),
+        ("image", pa.struct([("location", pa.string()), ("sha256", pa.string())])),
+    ]
+)
 _SCORED = pa.schema([("part", pa.string()), ("item", pa.string()), ("correct_before", pa.bool_())])
 
 
@@ -39,7 +48,13 @@ def encoded_stream(items: Sequence[Item], encoder: Encoder, name: str) -> Datase
     tables = []
     for start in range(0, len(items), BLOCK_ROWS):
         rows = [encoder.training(item) for item in items[start : start + BLOCK_ROWS]]
-        columns = [[row.id for row in rows], [row.context_ids for row in rows], [row.target_ids for row in rows]]
+        images = [None if row.image is None else asdict(row.image) for row in rows]
+        columns = [
+            [row.id for row in rows],
+            [row.context_ids for row in rows],
+            [row.target_ids for row in rows],
+            images,
+        ]
         tables.append(pa.table(columns, schema=_ENCODED))
     return ray.data.from_arrow(tables)
 
@@ -82,10 +97,12 @@ class StreamSource:
         while window not in self._held:
             self._read_window(window)
         table = self._held[window]
+        image = table["image"][index].as_py()
         return Encoded(
             table["id"][index].as_py(),
             tuple(table["context_ids"][index].as_py()),
             tuple(table["target_ids"][index].as_py()),
+            None if image is None else Picture(**image),
         )
 
     def _read_window(self, wanted: int) -> None:

@@ -52,12 +52,13 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
     from cpl_ray.predict import Scorer
     from cpl_ray.probes.build import build_probe
     from cpl_ray.state_bytes import state_bytes
+    from cpl_ray.vision import load_vision
 
     run_folder = Path(job["run_folder"])
     started = time.time()
     if not config.cluster.use_gpu:
         torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
-    tokenizer = load_tokenizer(config)
+    tokenizer, vision = load_tokenizer(config), load_vision(config)
     model = load_model(
         config.model,
         dtype=config.train.dtype,
@@ -77,7 +78,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
     }
     evaluate = None
     if job["num_rows"].get("evaluation"):
-        scorer = Scorer.of(config, tokenizer, name=job["scorer"], max_length=job["max_length"])
+        scorer = Scorer.of(config, tokenizer, name=job["scorer"], max_length=job["max_length"], vision=vision)
         items = [
             ScoredItem(Item.from_json(row["item"]), row["part"], row["correct_before"])
             for block in blocks_of(ray.train.get_dataset_shard("evaluation"))()
@@ -89,7 +90,8 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
     def save(folder: Path) -> None:
         weights = engine.state_dict()  # all ranks take part
         if torch.distributed.get_rank() == 0:
-            save_model(model, tokenizer, folder, state_dict=merged(model, config.adapter, weights))
+            beside = tokenizer if vision is None else vision.processor
+            save_model(model, beside, folder, state_dict=merged(model, config.adapter, weights))
 
     loop = TrainingLoop(
         config,
@@ -97,6 +99,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
         sources["injection"],
         sources.get("mastered"),
         pad_id=0,  # masked everywhere; a tokenizer may have no pad token, or one beyond the embedding
+        vision=vision,
         evaluate=evaluate,
         run_folder=run_folder,
         zero_stage=engine.stage,

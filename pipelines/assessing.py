@@ -8,10 +8,11 @@ from cpl_ray.assessment import Assessment, Parts, read_assessment, resolve_score
 from cpl_ray.bias import letter_report
 from cpl_ray.cells import RowError
 from cpl_ray.config import Config, DataConfig
-from cpl_ray.encoding import Encoder, prompt_fingerprint
+from cpl_ray.encoding import GENERATING, Encoder
 from cpl_ray.errors import DataError
 from cpl_ray.items import Item
 from cpl_ray.manifest import build_manifest, check_fits
+from cpl_ray.prompts import prompt_fingerprint
 from cpl_ray.reading import ReadResult, Rejected, check_budget, read_items, separate_ids, write_rejected
 from cpl_ray.rundir import RunDir, atomic_write_bytes
 from cpl_ray.split import check_leaks, denominator_notices, grade, parts_from_brought, split
@@ -34,6 +35,7 @@ class Reading:
         from transformers import AutoConfig
 
         from cpl_ray.model import item_max_length, load_tokenizer
+        from cpl_ray.vision import load_vision
 
         data = config.data
         names = ("items",) if data.mastered is None else BROUGHT
@@ -52,13 +54,26 @@ class Reading:
             config.model, revision=config.model_revision, trust_remote_code=config.trust_remote_code
         )
         self.max_length = item_max_length(config, model_config, tokenizer)
-        self.encoder = Encoder.of(config, tokenizer, scorer=self.scorer, max_length=self.max_length)
+        self.encoder = Encoder.of(
+            config, tokenizer, scorer=self.scorer, max_length=self.max_length, vision=load_vision(config)
+        )
         self.fingerprint = prompt_fingerprint(self.scorer, config.prompt, tokenizer)
+        self.answer_lengths: list[int] = []
         read = {name: self._encodable(one) for name, one in read.items()}
         rejected = _set_aside(read, data, path)
         if rejected:
             first = f"row {rejected[0].row}: {rejected[0].reason}"
             say(f"{len(rejected)} rows set aside, reasons in {path}; the first: {first}")
+        limit = config.assess.max_new_tokens
+        longer = sum(length > limit for length in self.answer_lengths)
+        if self.scorer in GENERATING and longer:
+            longest = max(self.answer_lengths)
+            say(
+                f"warning: {longer} of {len(self.answer_lengths)} answers have more tokens than "
+                f"assess.max_new_tokens={limit} and cannot be scored; the longest needs "
+                f"assess.max_new_tokens={longest}",
+                event="warning",
+            )
         self.num_rows = sum(one.num_rows for one in read.values())
         self.num_rejected = len(rejected)
         self.sets = separate_ids({name: one.items for name, one in read.items()})
@@ -68,7 +83,8 @@ class Reading:
         items, rejected = [], list(result.rejected)
         for item in result.items:
             try:
-                self.encoder.training(item)
+                num_tokens = len(self.encoder.training(item).target_ids)
+                self.answer_lengths.append(num_tokens - int(self.encoder.append_eos))
                 items.append(item)
             except RowError as error:
                 rejected.append(Rejected(*result.places[item.id], str(error), item.to_json()[:200]))
@@ -168,6 +184,7 @@ def encoder_of(config: Config, assessment: Assessment) -> tuple[Encoder, int]:
     from transformers import AutoConfig
 
     from cpl_ray.model import item_max_length, load_tokenizer
+    from cpl_ray.vision import load_vision
 
     tokenizer = load_tokenizer(config)
     model_config = AutoConfig.from_pretrained(
@@ -175,4 +192,5 @@ def encoder_of(config: Config, assessment: Assessment) -> tuple[Encoder, int]:
     )
     max_length = item_max_length(config, model_config, tokenizer)
     scorer = str(assessment.manifest["scorer"])
-    return Encoder.of(config, tokenizer, scorer=scorer, max_length=max_length), max_length
+    vision = load_vision(config)
+    return Encoder.of(config, tokenizer, scorer=scorer, max_length=max_length, vision=vision), max_length

@@ -6,7 +6,7 @@
   const [ID, PART, FLIP, ASKED, TARGET, BEFORE, AFTER, MARGIN_BEFORE, MARGIN_AFTER, ERROR_BEFORE, ERROR_AFTER, RIGHT_BEFORE, RIGHT_AFTER] = Array(13).keys();
   const holder = document.getElementById("data");
   if (!holder) return;
-  const { parts, flips, rows } = JSON.parse(holder.textContent);
+  const { parts, flips, measure, rows } = JSON.parse(holder.textContent);
   const find = (id) => document.getElementById(id);
   const table = find("questions"), body = table.tBodies[0], form = find("filters");
   const hasMargins = !table.classList.contains("plain");
@@ -104,7 +104,7 @@
     made.append(answer("Before", row[BEFORE], row[RIGHT_BEFORE], row[ERROR_BEFORE]), answer("After", row[AFTER], row[RIGHT_AFTER], row[ERROR_AFTER]));
     if (hasMargins) {
       const difference = change(row), margin = element("td", "number");
-      margin.dataset.name = "Margin";
+      margin.dataset.name = measure;
       margin.append(difference === null ? "–" : (difference > 0 ? "+" : "") + number(difference));
       if (difference !== null) margin.append(element("span", "tag", number(row[MARGIN_BEFORE]) + " → " + number(row[MARGIN_AFTER])));
       made.append(margin);

@@ -109,3 +109,11 @@ def test_no_path_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert base_model_name(".") == "base-model"
     assert base_model_name("/gone/away/model") == "model"
     assert base_model_name("owner/name") == "owner/name"
+
+
+def test_a_vision_language_model_is_loaded_with_its_processor(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"vision_config": {}}')
+    head, text = card(tmp_path, {}, Config(model="org/model"))
+    assert head["pipeline_tag"] == "image-text-to-text"
+    assert "import AutoModelForImageTextToText, AutoProcessor" in text
+    assert "AutoModelForCausalLM" not in text

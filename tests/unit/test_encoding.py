@@ -9,9 +9,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from cpl_ray.config import PromptConfig
-from cpl_ray.encoding import SCORERS, Encoder, prompt_fingerprint
+from cpl_ray.encoding import SCORERS, Encoder
 from cpl_ray.errors import ConfigError
 from cpl_ray.items import LETTERS, Item, Message, RowError
+from cpl_ray.prompts import prompt_fingerprint
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

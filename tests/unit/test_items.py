@@ -187,7 +187,7 @@ def test_own_labels_win() -> None:
         ({"question": 5, "choices": ["a", "b"], "answer": 0}, "type int, not text: 5"),
         ({"question": "\ud800", "choices": ["a", "b"], "answer": 0}, "not valid Unicode"),
         ({"question": b"caf\xe9", "choices": ["a", "b"], "answer": 0}, "not valid UTF-8"),
-        ({"question": "Q", "answer": "a"}, "its columns are 'question', 'answer'"),
+        ({"question": "Q", "anser": "a"}, "its columns are 'question', 'anser'"),
         ({"cloze": "The capital is"}, "answer is missing"),
         ({"messages": [{"role": "user", "content": "hi"}]}, "ends with user"),
         ({"messages": [{"role": "assistant", "content": "hi"}]}, "no user turn"),

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MAX_LINES = 300
 
 LAYERS = {
-    1: {"model", "batches", "forward", "generate", "predict", "adapters", "methods.build"},
+    1: {"model", "vision", "batches", "forward", "generate", "predict", "adapters", "methods.build"},
     2: {"engine", "zero_layout", "zero_masters"},
     3: {
         "step",

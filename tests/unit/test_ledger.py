@@ -64,7 +64,7 @@ def test_columns_and_values() -> None:
         *("id", "set", "part", "question", "target"),
         *("before_correct", "before_prediction", "before_margin"),
         *("after_correct", "after_prediction", "after_margin"),
-        *("flip", "before_error", "after_error"),
+        *("flip", "before_error", "after_error", "before_f1", "after_f1"),
     ]
     assert (first["id"], first["set"], first["part"]) == ("mastered_test-0", "mastered", "mastered_test")
     assert (first["question"], first["target"], first["flip"]) == ("mastered_test-0 is", "so", "forgotten")

@@ -32,7 +32,7 @@ from cpl_ray.generate import greedy
 from cpl_ray.items import Item
 from cpl_ray.predict import Scorer
 
-SCORERS = ("letter_logit", "choice_loglik", "choice_loglik_norm", "exact_match")
+SCORERS = ("letter_logit", "choice_loglik", "choice_loglik_norm", "exact_match", "token_f1")
 LENGTH = 320
 
 

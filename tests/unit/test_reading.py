@@ -138,7 +138,7 @@ def test_parquet_of_numpy_and_nulls(tmp_path: Path) -> None:
             "question": ["Q1", None, "Q3"],
             "choices": [["a", "b"], ["a", "b"], ["a", None]],
             "answer": pa.array([1.0, 0.0, None]),
-            "image": [b"\xff\xfe", b"", b""],
+            "picture": [b"\xff\xfe", b"", b""],
         }
     )
     pq.write_table(table, tmp_path / "a.parquet")
@@ -146,7 +146,7 @@ def test_parquet_of_numpy_and_nulls(tmp_path: Path) -> None:
     assert [(item.id, item.target) for item in result.items] == [("items-a-1", "b")]
     assert [row.row for row in result.rejected] == [2, 3]
     assert "its columns are" in result.rejected[0].reason
-    assert "'image'" in result.rejected[0].reason
+    assert "'picture'" in result.rejected[0].reason
 
 
 def test_parquet_text_that_is_not_utf8_loses_its_row(tmp_path: Path) -> None:

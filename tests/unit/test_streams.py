@@ -1,6 +1,7 @@
 """A stream as row source: the same rows as random access, at most two windows held, ends noticed."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import pyarrow as pa
 import pytest
@@ -8,9 +9,11 @@ import pytest
 from cpl_ray.encoding import Encoded
 from cpl_ray.errors import DataError
 from cpl_ray.order import ItemOrder
+from cpl_ray.pictures import Picture
 from cpl_ray.streams import StreamSource
 
-ROWS = [Encoded(str(i), (i, i + 1), (2 * i,)) for i in range(23)]
+PICTURE = Picture("/data/a.png", "0f")
+ROWS = [Encoded(str(i), (i, i + 1), (2 * i,), PICTURE if i % 3 == 1 else None) for i in range(23)]
 
 
 def blocks(sizes: list[int], passes: list[int] | None = None) -> Iterator[pa.Table]:
@@ -25,6 +28,7 @@ def blocks(sizes: list[int], passes: list[int] | None = None) -> Iterator[pa.Tab
                 "id": [row.id for row in part],
                 "context_ids": [row.context_ids for row in part],
                 "target_ids": [row.target_ids for row in part],
+                "image": [None if row.image is None else asdict(row.image) for row in part],
             }
         )
 

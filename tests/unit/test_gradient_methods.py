@@ -1,5 +1,6 @@
 """A-GEM, PCGrad, GEM and GradDrop against their published formulas, by hand and by independent solutions."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,11 @@ from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError, NonFiniteError
 from cpl_ray.layout import whole_layout
 from cpl_ray.methods import build
-from cpl_ray.methods.base import Method
+from cpl_ray.methods.base import Flat, Method, StepView, UpdateStats
 from cpl_ray.methods.draws import uniform
 from cpl_ray.methods.gem import Gem, GradientMemory, dual
 from cpl_ray.methods.graddrop import GradDrop, positive_share, sign_dropout
-from cpl_ray.methods.products import SPAN
+from cpl_ray.methods.products import SPAN, gram
 from cpl_ray.methods.projections import AGem, PCGrad
 from cpl_ray.optimizer import CHUNK, CPLOptimizer, Mode
 from tests.oracle.gradients import fed, nearest_in_cone
@@ -227,6 +228,29 @@ def test_moves_against_the_mastered_gradient_are_counted(name: str) -> None:
         optimizer.step()
     down = torch.sign(-param.detach())
     assert optimizer.stats.to_dict()["moved_against"] == int((down * torch.tensor([1.0, 1.0, 0.0]) < 0).sum())
+
+
+def test_partitions_add_their_products_in_one_reduction() -> None:
+    gradients = torch.randn(3, 50, generator=torch.Generator().manual_seed(6))
+    expected = gradients.double() @ gradients.double().T
+    expected[0] *= 0.5
+    expected[:, 0] *= 0.5
+    local: list[Tensor] = []
+
+    def products(part: slice, total: Callable[[Tensor], Tensor]) -> Tensor:
+        own = gradients[:, part]
+        flat = Flat(0, torch.zeros(own.shape[1]), own[0], {}, {}, None)
+        return gram(StepView(0, [flat], 0.5, total, UpdateStats()), lambda _, run: list(own[1:, run]))
+
+    def record(tensor: Tensor) -> Tensor:
+        local.append(tensor.clone())
+        return tensor
+
+    for part in (slice(0, 20), slice(20, 50)):
+        products(part, record)
+    assert len(local) == 2
+    result = products(slice(0, 20), lambda tensor: tensor + local[1])
+    torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_non_finite_products_are_refused_before_anything_moves() -> None:

@@ -114,7 +114,7 @@ def plain_results(rules: list[str]) -> list[list[torch.Tensor]]:
 def test_float64_on_two_plain_ranks_equals_one() -> None:
     """World size 2."""
     rules = list(METHODS)
-    results = run_workers(plain_results, 2, rules)
+    results = run_workers(plain_results, 2, rules, timeout_s=480)
     for index, rule in enumerate(rules):
         config = Config.model_validate(make_config(rule, {"zero_stage": 0}, "momentum", 4))
         model = toy_model(torch.float64)

@@ -1,4 +1,4 @@
-"""`cpl report`: a run or a sweep as one HTML file."""
+"""`cpl report`: a run, sweep or comparison as one HTML file."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from pipelines.console import AsJson, Outcome, Quiet, Verbose, execute
 
 
 def report(
-    name: Annotated[str, typer.Argument(metavar="RUN|SWEEP", help="Name of a run or sweep, or its folder.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a run, sweep or comparison, or its folder.")],
     runs: Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where runs lie.")] = Path("runs"),
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="The file; default: report.html in the folder.")
@@ -18,7 +18,7 @@ def report(
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show an evaluated run, or a sweep finished or not, as one HTML file that needs nothing else.
+    """Show an evaluated run, or a sweep or comparison finished or not, as one HTML file that needs nothing else.
 
     What was forgotten and learned with intervals, curves, every question before and after, settings and versions.
     """

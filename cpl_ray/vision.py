@@ -138,8 +138,8 @@ def load_vision(config: Config, path: str | Path | None = None) -> Vision | None
             return None
         if "mrope_section" in str(model_config.get_text_config().to_dict()):
             raise ConfigError(
-                f"model {name!r} ({model_config.model_type}) numbers the positions of images in three dimensions, which "
-                "is not supported; models in the manner of LLaVA are"
+                f"model {name!r} ({model_config.model_type}) numbers the positions of images in three dimensions, "
+                "which is not supported; models in the manner of LLaVA are"
             )
         processor: Any = AutoProcessor.from_pretrained(folder or name, **where)
     except ConfigError:

@@ -26,7 +26,7 @@ def test_images_and_long_answers(tmp_path: Path) -> None:
     said: list[str] = []
     run = RunDir(config)
     run.root.mkdir()
-    reading = Reading(config, run, lambda text, **_: said.append(text))
+    reading = Reading(config, run, lambda message, **_: said.append(message))
     assert reading.scorer == "exact_match"
     assert [item.id for item in reading.sets["items"]] == ["red", "blue"]
     warning = next(text for text in said if text.startswith("warning"))

@@ -11,6 +11,7 @@ import yaml
 from cpl_ray import __version__
 from cpl_ray.atomic import atomic_write_text
 from cpl_ray.config import Config
+from cpl_ray.config_methods import TITLES
 
 PAPER = "https://arxiv.org/abs/2601.21577"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
@@ -78,8 +79,7 @@ def _front_matter(config: Config, *, images: bool) -> str:
 
 def _sections(result: Mapping[str, Any], config: Config, manifest: Mapping[str, Any], *, images: bool) -> list[str]:
     base = base_model_name(config.model)
-    how = "Collaborative Parameter Learning" if _cpl(config) else "plain fine-tuning"
-    what = f"`{base}` was taught questions that it answered wrongly, by {how}"
+    what = f"`{base}` was taught questions that it answered wrongly, by {TITLES[config.train.rule]}"
     if _cpl(config):
         what += (
             f" ([paper]({PAPER})): in each update only those parameters move whose change, to first order, does not "

@@ -39,6 +39,22 @@ MASTERED: dict[Rule, Mastered] = {
 }
 """How mastered items come in: their gradient at each refresh (`capture`), their loss beside every update's (`mix`), one
 item at a time before the first update (`start`)."""
+TITLES: dict[Rule, str] = {
+    "cpl": "Collaborative Parameter Learning",
+    "none": "plain fine-tuning",
+    "replay": "fine-tuning with replay",
+    "l2sp": "L2-SP",
+    "ewc": "elastic weight consolidation",
+    "agem": "A-GEM",
+    "pcgrad": "PCGrad",
+    "gem": "GEM",
+    "graddrop": "GradDrop",
+    "random_mask": "fine-tuning under a random mask",
+    "hft": "Half Fine-Tuning",
+    "mofo": "MoFO",
+    "cautious": "a cautious optimizer",
+}
+"""Names of the methods in texts."""
 
 
 class MethodConfig(Section):

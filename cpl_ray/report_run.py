@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from cpl_ray.assessment import PARTS
 from cpl_ray.card import base_model_name
+from cpl_ray.config_methods import TITLES
 from cpl_ray.errors import UserError
 from cpl_ray.ledger import read_ledger
 from cpl_ray.report_charts import Chart, interval_bar, percent, run_charts
@@ -24,7 +25,7 @@ _HEADLINE = (
     ("forgotten", "validation", "Forgotten, validation", "never trained on; choices looked at these"),
     ("forgotten", "in_set", "Forgotten, in-set", "M train: the rule saw these"),
 )
-_RULES = {"cpl": "Collaborative Parameter Learning", "none": "plain fine-tuning"}
+_METHODS: Mapping[str, str] = TITLES
 _MIN_SCALE = 0.1
 
 
@@ -93,7 +94,7 @@ def read_run(folder: Path) -> RunPage:
     return RunPage(
         name=str(result.get("run") or folder.name),
         model=base_model_name(str(result.get("model") or config.get("model") or "model")),
-        how=_RULES.get(rule, rule),
+        how=_METHODS.get(rule, rule),
         summary=summary(result),
         headline=measured(result, _budget(result, config)),
         gate=_gate(result),

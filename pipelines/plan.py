@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cpl_ray.config import Config
+from cpl_ray.config_methods import Mastered
 from cpl_ray.tracking_uri import default_uri, redact
 from pipelines.checks import DataFound
 
@@ -18,6 +19,7 @@ class Plan:
     num_items: dict[str, int]
     scorer: str | None
     rule: str
+    mastered_passes: Mastered
     refresh: str | int
     optimizer: str
     lr: float
@@ -57,7 +59,7 @@ class Plan:
             ("model", self.model),
             ("items", ", ".join(f"{name}: {count}" for name, count in self.num_items.items())),
             ("scorer", self.scorer or "chosen when the items are read"),
-            ("rule", self.rule if self.rule == "none" else f"{self.rule}, mastered gradient {self._refresh()}"),
+            ("rule", self.rule + self._mastered()),
             ("optimizer", f"{self.optimizer}, lr {self.lr:g}, {self.dtype}"),
             ("workers", f"{self.num_workers}, {device} each, ZeRO stage {self.zero_stage}{offload}"),
             (
@@ -73,11 +75,14 @@ class Plan:
             ("tracking", self.tracking or "off"),
         ]
 
-    def _refresh(self) -> str:
+    def _mastered(self) -> str:
+        if self.mastered_passes != "capture":
+            mixed = f", {self.mastered_batch_size} mastered items in every update"
+            return {"none": "", "mix": mixed, "start": ", mastered items before the first update"}[self.mastered_passes]
         if self.refresh == "epoch":
-            return "of all of M train at each epoch"
+            return ", mastered gradient of all of M train at each epoch"
         when = "at every update" if self.refresh == 1 else f"every {self.refresh} updates"
-        return f"of {self.mastered_batch_size} items {when}"
+        return f", mastered gradient of {self.mastered_batch_size} items {when}"
 
     def _updates(self) -> str:
         if self.updates_per_epoch is not None:
@@ -107,12 +112,14 @@ def plan_of(config: Config, found: DataFound) -> Plan:
     base = Path(config.run.dir).expanduser().absolute()
     injection = found.num_items.get("injection", found.num_items.get("injection_train"))
     candidates = found.num_items.get("items")
-    uses_batches = config.mastered_passes == "capture" and train.refresh != "epoch"
+    passes = config.mastered_passes
+    uses_batches = passes == "mix" or (passes == "capture" and train.refresh != "epoch")
     return Plan(
         model=config.model,
         num_items=found.num_items,
         scorer=found.scorer,
         rule=train.rule,
+        mastered_passes=passes,
         refresh=train.refresh,
         optimizer=config.optimizer.name,
         lr=config.optimizer.lr,

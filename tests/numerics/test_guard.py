@@ -88,7 +88,7 @@ def test_half_of_the_curvature_bound(descent: float, curvature: float, allowed: 
 def test_safe_share_where_there_is_nothing_to_fit() -> None:
     assert safe_share(1.0, 2.0, math.inf, 0.0) == 0.25
     assert safe_share(1.0, math.nan, 2.0, 0.0) == 0.25
-    assert safe_share(1.0, 1.6, 2.0, 0.5) == pytest.approx(0.40310 / 2, abs=1e-5)  # concave: 1 + 1.4 c - 0.4 c^2
+    assert safe_share(1.0, 1.6, 2.0, 0.5) == pytest.approx(0.403709 / 2, abs=1e-5)  # concave: 1 + 1.4 c - 0.4 c^2
     assert safe_share(1.0, 1.6, 2.0, 0.0) == 1 / 16  # rising from the start on, as far as three points can tell
 
 

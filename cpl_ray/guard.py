@@ -21,10 +21,11 @@ from cpl_ray.passes import Passes
 from cpl_ray.step import Engine, mean_loss
 
 PROBE = 0.5  # where along a step the loss is measured for its curvature
+LEAST = 1 / 16  # a fit over a long step knows little of its beginning: cut by no more at once, then measure again
 
 
 def safe_share(start: float, middle: float, end: float, allowed: float) -> float:
-    """Return the share of a step, in [0, 1/2], that a quadratic through three losses along it calls safe.
+    """Return the share of a step, in [1/16, 1/2], that a quadratic through three losses along it calls safe.
 
     Along a step d at rate eta the loss is L(c) = L(0) - c * eta * (d . g_M) + c^2 * eta^2 * (d' H d) / 2 + ...; slope
     and curvature follow from L(0), L(1/2) and L(1). The loss stays within L(0) + allowed up to the smallest positive
@@ -44,7 +45,7 @@ def safe_share(start: float, middle: float, end: float, allowed: float) -> float
     root = math.sqrt(max(0.0, slope**2 + 4 * curvature * allowed))
     # two forms of the same root, each without cancellation; with slope <= 0 the curvature is > 0, as end > start
     bound = 2 * allowed / (slope + root) if slope > 0 else (root - slope) / (2 * curvature)
-    return min(bound, 1.0) / 2
+    return max(min(bound, 1.0) / 2, LEAST)
 
 
 class Guard:
@@ -127,8 +128,6 @@ class Guard:
             if self._settings.mode == "adapt":
                 self._shorten(PROBE)
                 share = safe_share(self._before, self._loss(), after, self._settings.tolerance * self._before)
-            if share == 0.0:  # the loss rises from the start on
-                break
             self._shorten(share / PROBE if self._settings.mode == "adapt" else share)
             scale *= share
             after = self._loss()

@@ -10,13 +10,12 @@ import torch
 from cpl_ray.config import Config
 from cpl_ray.loop import TrainingLoop
 from tests.distributed.launch import run_workers
-from tests.distributed.test_zero_parity import agreement
 from tests.oracle.plain_engine import PlainEngine
 from tests.oracle.toy import Rowset, toy_items, toy_model
 
 pytestmark = pytest.mark.distributed
 MASTERED, INJECTION = toy_items(7, seed=1), toy_items(5, seed=2)
-OPTIMIZER = {"name": "adamw", "lr": 1.0, "weight_decay": 0.1}  # first order does not hold at this rate
+OPTIMIZER: dict[str, Any] = {"name": "adamw", "lr": 1.0, "weight_decay": 0.1}  # first order does not hold at this rate
 STEPS = 2
 
 
@@ -91,6 +90,13 @@ def plain_run(mode: str, folder: Path) -> tuple[dict[str, torch.Tensor], list[di
     return {name: tensor.detach() for name, tensor in model.state_dict().items()}, records(folder)
 
 
+def agreement(ours: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]) -> float:
+    """Return the share of coordinates within 1e-4 of a whole step: at this rate float32 noise grows by that much."""
+    a = torch.cat([ours[name].view(-1) for name in reference])
+    b = torch.cat([reference[name].view(-1) for name in reference])
+    return float(((a - b).abs() <= 1e-4 * (b.abs() + OPTIMIZER["lr"])).double().mean())
+
+
 def test_stages_cut_as_one_plain_process_does_world_2(
     runs: tuple[Path, list[list[dict[str, Any]]]], tmp_path: Path
 ) -> None:
@@ -112,7 +118,7 @@ def test_stages_cut_as_one_plain_process_does_world_2(
             assert one["step_scale"] == pytest.approx(other["step_scale"], rel=1e-3), named
             assert one["mastered_loss_after"] == pytest.approx(other["mastered_loss_after"], rel=1e-3), named
         share = agreement(results[0][index]["weights"], weights)
-        assert share >= 0.999, (named, share, [record["step_scale"] for record in ours])
+        assert share >= 0.999, (named, share)
 
 
 def test_resumed_equals_uninterrupted_under_adapt_world_2(runs: tuple[Path, list[list[dict[str, Any]]]]) -> None:

@@ -4,13 +4,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from cpl_ray.atomic import atomic_write_bytes, atomic_write_text
 from cpl_ray.errors import DataError
+
+if TYPE_CHECKING:  # the command line must answer at once
+    import pyarrow as pa
 
 PAGE = "study.json"
 Number = float | int | None
@@ -24,7 +24,7 @@ class Findings:
     """A paragraph with numbers; says also where a claim does not hold."""
     headline: Mapping[str, Number]
     """The numbers that count, by name; None where one could not be measured."""
-    tables: Mapping[str, pa.Table] = field(default_factory=dict)
+    tables: "Mapping[str, pa.Table]" = field(default_factory=dict)
     """What the numbers were computed from."""
 
 
@@ -34,6 +34,9 @@ def write_findings(findings: Findings, folder: Path, *, name: str, settings: Map
     Returns:
         The content of study.json: `study`, `settings`, `headline`, `verdict`, `tables` (rows and columns by name).
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     for table_name, table in findings.tables.items():
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
@@ -50,12 +53,15 @@ def write_findings(findings: Findings, folder: Path, *, name: str, settings: Map
     return page
 
 
-def read_table(path: Path) -> pa.Table:
+def read_table(path: Path) -> "pa.Table":
     """Read a table that a probe or a study has written.
 
     Raises:
         DataError: there is none, or it is damaged.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         return pq.read_table(pa.BufferReader(path.read_bytes()))
     except (OSError, pa.ArrowException) as error:

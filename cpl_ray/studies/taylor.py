@@ -109,12 +109,14 @@ def _sentences(
         else f"First order does not break (median error above {BROKEN:.0%}) at the highest rate tried"
     )
     third = (
-        f"and the measured change first turns positive, against the prediction, at {rising:.3g}."
+        f"and the measured change first turns positive at some moment, against the prediction, at {rising:.3g}."
         if rising is not None
         else "and the measured change turned positive at no rate tried."
     )
     other = rises_at(unmasked)
-    fourth = "Without the mask the same updates " + (
-        f"raise the mastered loss from the rate {other:.3g} on." if other is not None else "raise it at no rate tried."
+    fourth = (
+        "Without the mask the same updates raise the mastered loss at no rate tried."
+        if other is None
+        else f"Without the mask the same updates raise the mastered loss from the rate {other:.3g} on, at some moment."
     )
     return [first, f"{second}, {third}", fourth]

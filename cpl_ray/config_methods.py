@@ -39,7 +39,7 @@ MASTERED: dict[Rule, Mastered] = {
 }
 """How mastered items come in: their gradient at each refresh (`capture`), their loss beside every update's (`mix`), one
 item at a time before the first update (`start`)."""
-TITLES: dict[Rule, str] = {
+TITLES: dict[str, str] = {
     "cpl": "Collaborative Parameter Learning",
     "none": "plain fine-tuning",
     "replay": "fine-tuning with replay",

@@ -25,7 +25,7 @@ _HEADLINE = (
     ("forgotten", "validation", "Forgotten, validation", "never trained on; choices looked at these"),
     ("forgotten", "in_set", "Forgotten, in-set", "M train: the rule saw these"),
 )
-_METHODS: Mapping[str, str] = TITLES
+
 _MIN_SCALE = 0.1
 
 
@@ -94,7 +94,7 @@ def read_run(folder: Path) -> RunPage:
     return RunPage(
         name=str(result.get("run") or folder.name),
         model=base_model_name(str(result.get("model") or config.get("model") or "model")),
-        how=_METHODS.get(rule, rule),
+        how=TITLES.get(rule, rule),
         summary=summary(result),
         headline=measured(result, _budget(result, config)),
         gate=_gate(result),

@@ -1,0 +1,10 @@
+"""How tests share two processes: one has all that start Ray, the files of the others go round."""
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file together, which share costly fixtures, and never run two Ray clusters at once."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))

@@ -203,6 +203,13 @@ def test_dump_and_load_go_round(tmp_path_factory: pytest.TempPathFactory, tree: 
     assert load_config(path) == config
 
 
+@pytest.mark.parametrize("text", ["a\x85b", "\x85", "a\u2028b", " \u2029", "a\nb", "\ufeff"])
+def test_line_breaks_in_texts_survive(text: str, tmp_path: Path) -> None:
+    config = Config.model_validate({"model": "m", "prompt": {"template": f"{text}{{question}}"}})
+    (tmp_path / "saved.yaml").write_text(dump_config(config), encoding="utf-8")
+    assert load_config(tmp_path / "saved.yaml") == config
+
+
 def test_every_key_is_documented_and_described() -> None:
     keys = all_keys()
     assert keys["train.epochs"].default == 25
@@ -212,6 +219,7 @@ def test_every_key_is_documented_and_described() -> None:
         "optimizer.options",
         "deepspeed",
         "search.space",
+        "compare.method_rates",
     ]
     leaves = {name for name, key in keys.items() if not key.section}
     assert leaves == set(_leaves(Config(model="m"), ""))

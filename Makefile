@@ -28,7 +28,7 @@ demo-seeds: setup
 	$(BIN)/python -m pipelines.demo --seeds 0 1 2
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .

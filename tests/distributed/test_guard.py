@@ -58,7 +58,7 @@ def zero_runs(configs: list[dict[str, Any]], folders: list[str], steps: list[int
 
 def records(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    timing = {"time", "tokens_per_s", "memory_bytes"}
+    timing = {"time", "seconds", "tokens_per_s", "memory_bytes"}
     return [{k: v for k, v in line.items() if k not in timing} for line in lines if line["kind"] == "train"]
 
 

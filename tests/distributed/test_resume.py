@@ -83,7 +83,7 @@ def test_resumed_equals_uninterrupted_world_2(tmp_path: Path) -> None:
             [json.loads(line) for line in (tmp_path / f"{index}-{kind}" / "metrics.jsonl").read_text().splitlines()]
             for kind in ("whole", "parts")
         ]
-        timing = {"time", "tokens_per_s", "memory_bytes"}
+        timing = {"time", "seconds", "tokens_per_s", "memory_bytes"}
         whole, parts = [[{k: v for k, v in r.items() if k not in timing} for r in records] for records in lines]
         by_layer = (("layers", 1), ("layer_flips", 2))
         rule = VARIANTS[index].get("train", {}).get("rule", "cpl")

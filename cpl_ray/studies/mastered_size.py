@@ -165,15 +165,6 @@ def _smallest(rows: Rows, judged: Rows, best: Mapping[str, Any] | None, budget: 
             f"No mastered set stays inside {percent(budget)} forgetting of M validation; least is "
             f"{least['forgotten_validation']} of {least['forgotten_validation_of']} with {_way(least)}.{left_out}"
         )
-    sure = (
-        "inside the budget with its whole interval"
-        if best["high"] is not None and best["high"] <= budget
-        else (
-            "inside the budget, though its interval is not"
-            if best["forgotten_held_out"] <= budget * best["forgotten_held_out_of"]
-            else "outside of the budget"
-        )
-    )
     larger = [row for row in judged if row["mastered_size"] > best["mastered_size"]]
     outside = sum(row["forgotten_validation"] > budget * row["forgotten_validation_of"] for row in larger)
     others = f"; {outside} of {len(larger)} runs with larger sets are outside" if outside else ""
@@ -181,9 +172,20 @@ def _smallest(rows: Rows, judged: Rows, best: Mapping[str, Any] | None, budget: 
         f"The smallest mastered set inside {percent(budget)} forgetting, by M validation, is {_way(best)}: "
         f"{best['forgotten_validation']} of {best['forgotten_validation_of']} there{others}. Of M test it forgot "
         f"{best['forgotten_held_out']} of {best['forgotten_held_out_of']} "
-        f"[{percent(best['low'])}, {percent(best['high'])}], {sure}, having learned {best['learned']} of "
+        f"[{percent(best['low'])}, {percent(best['high'])}], {_against(best, budget)}, having learned {best['learned']} of "
         f"{best['learned_of']}.{left_out}"
     )
+
+
+def _against(best: Mapping[str, Any], budget: float) -> str:
+    """Say how the forgetting of M test stands to the budget."""
+    held_out = _held_out(best)
+    if not held_out.of:
+        return "as M test is empty"
+    if best["high"] <= budget:
+        return "inside the budget with its whole interval"
+    inside = held_out.count <= budget * held_out.of
+    return "inside the budget, though its interval is not" if inside else "outside of the budget"
 
 
 def _size_effect(judged: Rows) -> str:

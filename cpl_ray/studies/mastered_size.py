@@ -172,8 +172,8 @@ def _smallest(rows: Rows, judged: Rows, best: Mapping[str, Any] | None, budget: 
         f"The smallest mastered set inside {percent(budget)} forgetting, by M validation, is {_way(best)}: "
         f"{best['forgotten_validation']} of {best['forgotten_validation_of']} there{others}. Of M test it forgot "
         f"{best['forgotten_held_out']} of {best['forgotten_held_out_of']} "
-        f"[{percent(best['low'])}, {percent(best['high'])}], {_against(best, budget)}, having learned {best['learned']} of "
-        f"{best['learned_of']}.{left_out}"
+        f"[{percent(best['low'])}, {percent(best['high'])}], {_against(best, budget)}, having learned "
+        f"{best['learned']} of {best['learned_of']}.{left_out}"
     )
 
 

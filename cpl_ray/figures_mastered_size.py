@@ -38,9 +38,12 @@ def draw_mastered_size(findings: Findings, folder: Path) -> list[Path]:
         left.errorbar(sizes, shares, yerr=reach, color=colour, marker="o", elinewidth=0.8, label=label)
         learned = [row["learned"] / row["learned_of"] if row["learned_of"] else 0.0 for row in own]
         right.plot(sizes, learned, color=colour, marker="o")
+    sizes_shown = sorted({row["mastered_size"] for row in rows})
     left.legend(frameon=False, fontsize=8)
     for axes in (left, right):
         axes.set_xscale("log", base=2)
+        axes.set_xticks(sizes_shown, [str(size) for size in sizes_shown])
+        axes.minorticks_off()
         axes.set_xlabel("items of M train")
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
         axes.set_ylim(bottom=0)

@@ -34,6 +34,7 @@ def draw_optimizers(findings: Findings, folder: Path) -> list[Path]:
     left.legend(frameon=False, fontsize=8)
     for axes in (left, right):
         axes.set_xticks(range(len(names)), names)
+        axes.set_xlim(-0.5, len(names) - 0.5)
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0))
         axes.set_ylim(bottom=0)
     return [save(figure, folder / "optimizers.png")]

@@ -8,6 +8,7 @@ import pytest
 
 from cpl_ray.config import PromptConfig
 from cpl_ray.errors import ConfigError
+from cpl_ray.figures_generalisation import draw_generalisation
 from cpl_ray.items import Item, Message, parse_row
 from cpl_ray.studies.generalisation import OWN, analyse, paired_of, pooled, table_of
 from cpl_ray.wordings import LETTER_END, PHRASINGS, Paraphrase, other_wordings, read_paraphrases, reworded
@@ -186,3 +187,8 @@ def test_items_bring_paraphrases_along() -> None:
     as_text = parse_row({**row, "paraphrases": json.dumps(["Well?"])}, format="auto", columns={}, row_number=1)
     assert as_text == one
     assert "paraphrases" not in json.loads(ASKED.to_json())  # items without keep the digests they had
+
+
+def test_the_figure_is_drawn(tmp_path: Path) -> None:
+    (path,) = draw_generalisation(analyse(ROWS), tmp_path)
+    assert path.read_bytes().startswith(b"\x89PNG")

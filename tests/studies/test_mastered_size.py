@@ -1,9 +1,11 @@
 """The study `mastered-size`: its grid, its choice by M validation, freshness at equal cost."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cpl_ray.figures_mastered_size import draw_mastered_size
 from cpl_ray.measures import Rate
 from cpl_ray.studies.mastered_size import Point, analyse, equal_cost, grid, row_of, sizes_of, smallest_inside
 
@@ -98,3 +100,11 @@ def test_what_misses_the_target_is_not_judged() -> None:
     )
     assert "1 of 2 runs missed the learned target and are not judged" in found.verdict
     assert "No run reached the learned target" in analyse(rows[:1], {}, budget=0.05, target=0.9).verdict
+
+
+def test_the_figure_is_drawn(tmp_path: Path) -> None:
+    points = grid([8, 64], [16, 64], [1, 4, "epoch"])
+    rows = [row_of(point, result(index, 0), 4) for index, point in enumerate(points)]
+    found = analyse(rows, {point.name: fates(1) for point in points}, budget=0.05, target=None)
+    (path,) = draw_mastered_size(found, tmp_path)
+    assert path.read_bytes().startswith(b"\x89PNG")

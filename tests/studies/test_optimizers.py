@@ -1,11 +1,13 @@
 """The study `optimizers`: settings of its runs, and numbers and words that follow from them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cpl_ray.compare_choice import Measured
 from cpl_ray.contenders import RATE
+from cpl_ray.figures_optimizers import draw_optimizers
 from cpl_ray.measures import TwoByTwo
 from cpl_ray.studies.optimizers import MASKS, analyse, row_of, settings_of
 from cpl_ray.trials import Trial
@@ -95,3 +97,9 @@ def test_without_a_measured_mask_nothing_is_claimed_of_it(mask: str) -> None:
     verdict = analyse(left, left, {}).verdict
     assert ("no stored value moved against" in verdict) is (mask == "gradient")
     assert ("With the mask on the gradient these went" in verdict) is (mask == "update")
+
+
+def test_the_figure_is_drawn_also_where_a_mask_is_missing(tmp_path: Path) -> None:
+    left = rows("adam", (1, 9, 20), against=(0, 300))[:2]
+    (path,) = draw_optimizers(analyse(left, left, {}), tmp_path)
+    assert path.read_bytes().startswith(b"\x89PNG")

@@ -74,7 +74,7 @@ def contenders(config: Config) -> list[Contender]:
             methods, a value is not valid, or there is nothing to choose by.
     """
     compare = config.compare
-    _check_choice(config)
+    check_choice(config)
     if not compare.methods:
         raise ConfigError(f"compare.methods is empty; name some of {', '.join(BUILT_IN)}")
     named = [pair for entry in compare.methods for pair in _pairs(entry)]
@@ -130,17 +130,22 @@ def _contender(config: Config, name: str, own: dict[str, Any] | None, names: lis
     )
 
 
-def _check_choice(config: Config) -> None:
+def check_choice(config: Config) -> None:
     """Refuse a comparison in which no rate could be chosen, or at unequal learning."""
     if config.train.stop_at_learned is None:
         raise ConfigError(
             "train.stop_at_learned is null, but methods are compared at equal learning; set the share at which all "
             "stop, e.g. train.stop_at_learned=0.95"
         )
+    check_validation(config, "the rates of all methods are chosen")
+
+
+def check_validation(config: Config, what: str) -> None:
+    """Refuse a configuration without M validation, by which `what` is done."""
     brought = config.data.assessment is None and config.data.mastered is not None
     if brought or (config.data.assessment is None and not config.split.mastered_validation):
         why = "brought sets have none; give data.items" if brought else "split.mastered_validation is 0"
-        raise ConfigError(f"M validation is empty, and the rates of all methods are chosen by it: {why}")
+        raise ConfigError(f"M validation is empty, and {what} by it: {why}")
 
 
 def _check_twice(where: str, values: list[Any]) -> None:

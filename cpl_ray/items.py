@@ -36,6 +36,8 @@ COLUMNS = (
     "messages",
     "image",
     "subject",
+    "paraphrases",
+    "paraphrase",
 )
 """Standard column names; `data.columns` maps them to others."""
 
@@ -68,6 +70,7 @@ class Item:
         subject: Free group name for reports.
         aliases: Further answers that are accepted besides `target`, which alone is trained.
         image: The picture that the question is about.
+        paraphrases: Other wordings of what is asked; never trained, asked by the study `generalisation` only.
     """
 
     id: str
@@ -82,6 +85,7 @@ class Item:
     subject: str | None = None
     aliases: tuple[str, ...] = ()
     image: Picture | None = None
+    paraphrases: tuple[str, ...] = ()
 
     @property
     def accepted(self) -> tuple[str, ...]:
@@ -92,7 +96,7 @@ class Item:
         """Return the item as one line of JSON; `from_json` gives back an equal item."""
         values = asdict(self)
         # items without these read as those of earlier versions did, and keep their digests
-        for name in ("aliases", "image"):
+        for name in ("aliases", "image", "paraphrases"):
             if not values[name]:
                 del values[name]
         return json.dumps(values, ensure_ascii=False)
@@ -108,7 +112,7 @@ class Item:
             values = json.loads(text)
             values["choices"] = tuple(values["choices"])
             values["messages"] = tuple(Message(**message) for message in values["messages"])
-            values["aliases"] = tuple(values.get("aliases", ()))
+            values |= {name: tuple(values.get(name, ())) for name in ("aliases", "paraphrases")}
             values["image"] = Picture(**values["image"]) if values.get("image") else None
             return cls(**values)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -170,9 +174,8 @@ def parse_row(
     picture = (
         None if is_missing(image) or (isinstance(image, bytes) and not image) else picture_of(image, folder, max_pixels)
     )
-    return replace(
-        item, subject=subject, image=picture, aliases=tuple(alias for alias in aliases if alias != item.target)
-    )
+    own = tuple(alias for alias in aliases if alias != item.target)
+    return replace(item, subject=subject, image=picture, aliases=own, paraphrases=_paraphrases(cells))
 
 
 def _parsed(kind: str, name: str, cells: Mapping[str, Any], columns: Mapping[str, str]) -> Item:
@@ -211,6 +214,15 @@ def _accepted(cell: Any) -> tuple[str, ...]:
         raise RowError(f"answers is no list of texts: {shown(cell)}")
     texts = (as_text(plain_value(text), f"answer {number}", numbers=True) for number, text in enumerate(given, 1))
     return tuple(dict.fromkeys(text.strip() for text in texts))
+
+
+def _paraphrases(cells: Mapping[str, Any]) -> tuple[str, ...]:
+    """Read `paraphrases`, a list of texts, or `paraphrase`, one text; each once, in order."""
+    cell = cells["paraphrase"] if is_missing(cells["paraphrases"]) else cells["paraphrases"]
+    if isinstance(cell, str) and cell.lstrip().startswith("["):
+        cell = as_sequence(cell, "paraphrases")
+    given = cell if isinstance(cell, list | tuple) else [] if is_missing(cell) else [cell]
+    return tuple(dict.fromkeys(as_text(plain_value(text), f"paraphrase {n}") for n, text in enumerate(given, 1)))
 
 
 def _label(name: str, columns: Mapping[str, str]) -> str:

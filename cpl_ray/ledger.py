@@ -147,6 +147,15 @@ def summarise(table: pa.Table) -> dict[str, Any]:
     }
 
 
+def forgotten_held_out(table: pa.Table) -> dict[str, bool]:
+    """Return by id whether an item of M test was forgotten, of those that count: what paired comparisons take."""
+    return {
+        row["id"]: row["flip"] == "forgotten"
+        for row in table.select(["id", "part", "flip"]).to_pylist()
+        if row["part"] == "mastered_test" and row["flip"] is not None
+    }
+
+
 def _rate(records: list[dict[str, Any]], flip: Flip) -> Rate:
     flips = [record["flip"] for record in records if record["flip"] is not None]
     return Rate(flips.count(flip), len(flips))

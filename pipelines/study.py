@@ -25,6 +25,7 @@ def study(
     def enter(settings: Config) -> RunDir:
         if name not in STUDIES:
             raise ConfigError(f"there is no study {name!r}; valid are {', '.join(STUDIES)}")
+        STUDIES[name].check(settings)
         return RunDir.create(settings)
 
     def stage(settings: Config, run: RunDir, say: Say) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Bench:
         probe: Mapping[str, Any] | None = None,
         evaluated: bool = False,
         assessed: bool = False,
+        keep_model: bool = True,
     ) -> RunDir:
         """Train an ordinary run on the study's assessment in `runs/LABEL`; one that is done is not done again.
 
@@ -45,6 +46,7 @@ class Bench:
             probe: name and settings of what is measured inside the loop; its tables lie in `probe/` of that folder.
             evaluated: measure also what was learned and forgotten.
             assessed: give the run an assessment of its own, as another model needs.
+            keep_model: False: delete the weights once they are evaluated; a grid would fill the disk.
         """
         from pipelines.stages import assess, evaluate, train
 
@@ -65,12 +67,14 @@ class Bench:
         try:
             if assessed and not run.assessment.exists():
                 assess(config, run, self.say)
-            if not run.model.exists():
+            if not run.model.exists() and not run.result.exists():
                 self.say(f"run {label}: {', '.join(f'{key}={value}' for key, value in changes.items()) or 'as it is'}")
                 job = None if probe is None else {**probe, "folder": str(run.root / PROBED)}
                 train(config, run, self.say, probe=job)
             if evaluated and not run.result.exists():
                 evaluate(config, run, self.say, show=False)
+            if not keep_model and run.result.exists():
+                shutil.rmtree(run.model, ignore_errors=True)
             shutil.rmtree(run.train / "ray", ignore_errors=True)
         finally:
             release(run.root)
@@ -78,6 +82,10 @@ class Bench:
 
 
 Draw = Callable[[Findings, Path], list[Path]]
+
+
+def nothing_to_check(config: Config) -> None:
+    """Accept every configuration."""
 
 
 @dataclass(frozen=True)
@@ -91,3 +99,5 @@ class Study:
     """Makes the runs and computes what they show."""
     draw: Callable[[], Draw]
     """Returns what draws the figures into a folder (imported only then)."""
+    check: Callable[[Config], None] = nothing_to_check
+    """Raises ConfigError where the settings leave nothing to measure, before anything is asked or trained."""

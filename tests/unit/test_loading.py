@@ -220,6 +220,7 @@ def test_every_key_is_documented_and_described() -> None:
         "deepspeed",
         "search.space",
         "compare.method_rates",
+        "study.optimizer_rates",
     ]
     leaves = {name for name, key in keys.items() if not key.section}
     assert leaves == set(_leaves(Config(model="m"), ""))

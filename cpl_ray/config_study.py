@@ -27,3 +27,9 @@ class StudyConfig(Section):
     """Two training seeds; empty: `train.seed` and the one after it. Only `transfer`."""
     models: list[str] = []
     """Further base models whose layers are compared with those of `model`. Only `transfer`."""
+    rounds: Annotated[int, Field(ge=2)] = 3
+    """Parts, cut by `split.seed`, that the injection set is injected in, each into the model of the part before. Only
+    `sequential` and `consumption`."""
+    keep_learned: bool = True
+    """True: what earlier rounds injected and the model answers rightly joins the mastered set of the next round; false:
+    every round protects the original M train alone. Only `sequential` and `consumption`."""

@@ -1,9 +1,13 @@
 """The studies by name; each has a file of its own."""
 
 from pipelines.studies.bench import Study
+from pipelines.studies.consumption import CONSUMPTION
+from pipelines.studies.sequential import SEQUENTIAL
 from pipelines.studies.similarity import SIMILARITY
 from pipelines.studies.stability import STABILITY
 from pipelines.studies.taylor import TAYLOR
 from pipelines.studies.transfer import TRANSFER
 
-STUDIES: dict[str, Study] = {study.name: study for study in (SIMILARITY, TAYLOR, STABILITY, TRANSFER)}
+STUDIES: dict[str, Study] = {
+    study.name: study for study in (SIMILARITY, TAYLOR, STABILITY, TRANSFER, SEQUENTIAL, CONSUMPTION)
+}

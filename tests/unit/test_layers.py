@@ -60,6 +60,8 @@ LAYERS = {
         "report_sweep",
         "report_sweep_charts",
         "sweep_figures",
+        "figures_consumption",
+        "figures_sequential",
         "figures_similarity",
         "figures_stability",
         "figures_taylor",

@@ -21,14 +21,13 @@ def draw_sequential(findings: Findings, folder: Path) -> list[Path]:
     for panel, method in zip(axes, NAMES, strict=True):
         for index, part in enumerate(["mastered_test", *parts]):
             own = [row for row in rows if (row["method"], row["part"]) == (method, part)]
-            style = {"color": ORANGE, "linestyle": "--"} if not index else {"color": str(0.65 * index / len(parts))}
-            label = "M test" if not index else f"part {index}"
             panel.plot(
                 [row["round"] for row in own],
                 [row["right"] / row["of"] for row in own],
                 marker=_MARKS[index % len(_MARKS)],
-                label=label,
-                **style,
+                label=f"part {index}" if index else "M test",
+                color=str(0.65 * index / len(parts)) if index else ORANGE,
+                linestyle="-" if index else "--",
             )
         panel.set_xlabel("rounds done")
         panel.set_ylabel("answered rightly")

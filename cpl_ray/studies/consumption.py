@@ -43,11 +43,14 @@ def trend(values: Sequence[float]) -> Trend:
     fit = linregress(places, values)
     slope = float(fit.slope)
     freedom = len(values) - 2
-    reach = float(t.ppf(0.975, freedom) * fit.stderr) if freedom else None
+    low = high = None
+    if freedom:
+        reach = float(t.ppf(0.975, freedom) * fit.stderr)
+        low, high = slope - reach, slope + reach
+    if min(values) == max(values):  # no order, and scipy's tau is NaN
+        return Trend(slope, low, high, 0.0, 1.0)
     ranks = kendalltau(places, values)
-    tau = float(ranks.statistic)
-    ends = (None, None) if reach is None else (slope - reach, slope + reach)
-    return Trend(slope, *ends, tau, float(ranks.pvalue)) if tau == tau else Trend(slope, *ends, 0.0, 1.0)
+    return Trend(slope, low, high, float(ranks.statistic), float(ranks.pvalue))
 
 
 def updates_to_learn(evaluations: Sequence[tuple[int, float]], target: float) -> int | None:

@@ -8,16 +8,20 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from cpl_ray.assessment import Assessment, Row, Verdict
+from cpl_ray.assessment import Assessment, Row, Verdict, write_assessment
+from cpl_ray.config import Config
 from cpl_ray.config_study import StudyConfig
 from cpl_ray.errors import DataError, ResumeError
 from cpl_ray.figures_sequential import draw_sequential
 from cpl_ray.items import Item
 from cpl_ray.ledger import build_ledger
 from cpl_ray.measures import Rate
+from cpl_ray.rundir import RunDir
 from cpl_ray.studies.findings import Findings, begin_findings, write_findings
 from cpl_ray.studies.rounds import answered, answers_of, base_answers, counts, cut, of_round
 from cpl_ray.studies.sequential import analyse, backward_transfer, forgetting, forgotten, matrix, paired, survived
+from pipelines.studies.bench import Bench
+from pipelines.studies.rounds import Plan
 
 
 def row(name: str, right: bool, question: str | None = None, error: str | None = None) -> Row:
@@ -62,6 +66,21 @@ def test_questions_stay_together_and_rows_that_do_not_count_are_left_out() -> No
     assert sorted(ids(part) for part in cut(rows, 2, 0)) == [["a", "c"], ["b"]]
     with pytest.raises(DataError, match=r"study\.rounds is 3, but the injection set has 2 questions"):
         cut(rows, 3, 0)
+
+
+def test_a_plan_is_that_of_the_settings(tmp_path: Path) -> None:
+    place = {"name": "asked", "dir": str(tmp_path)}
+    settings = {"model": "toy", "run": place, "train": {"mastered_size": 2}, "study": {"rounds": 6}}
+    config = Config.model_validate(settings)
+    run = RunDir(config)
+    write_assessment(run.assessment, whole().parts, {})
+    plan = Plan.of(Bench(config, run, print))
+    assert [len(part) for part in plan.parts] == [1] * 6
+    assert len(plan.whole.parts["mastered_train"]) == 2
+    assert plan.base.keys() == {one.item.id for _, one in plan.whole.rows()}
+    more = Config.model_validate({**settings, "study": {"rounds": 7}})
+    with pytest.raises(DataError, match=r"study\.rounds is 7, but the injection set has 6 questions"):
+        Plan.of(Bench(more, run, print))
 
 
 def test_one_round_is_refused() -> None:

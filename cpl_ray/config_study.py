@@ -51,6 +51,12 @@ class StudyConfig(Section):
     """JSONL file of other wordings: `id` and `question` (filled into a template), or `prompt` or `cloze` (asked as it
     stands); an id may stand there several times. Items may also bring their own in a column `paraphrases`. Only
     `generalisation`."""
+    rounds: Annotated[int, Field(ge=2)] = 3
+    """Parts, cut by `split.seed`, that the injection set is injected in, each into the model of the part before. Only
+    `sequential` and `consumption`."""
+    keep_learned: bool = True
+    """True: what earlier rounds injected and the model answers rightly joins the mastered set of the next round; false:
+    every round protects the original M train alone. Only `sequential` and `consumption`."""
 
     @field_validator("optimizer_rates", "mastered_sizes", "mastered_batch_sizes", "refreshes", "templates")
     @classmethod

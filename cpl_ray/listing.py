@@ -1,42 +1,41 @@
-"""What lies in a folder of runs: state and numbers of each run and sweep, read from its files alone.
+"""What lies in a folder of runs: state and numbers of each run, sweep and study, read from its files alone.
 
 Nothing is written, locked or imported that is heavy. A file that cannot be read makes its run `damaged`, with the
 reason; a folder that holds no run is left out.
 """
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError
-from cpl_ray.loading import load_config
 from cpl_ray.lock import is_held
 from cpl_ray.measures import Rate
 from cpl_ray.metrics_log import last_record
+from cpl_ray.run_files import DamagedError, read_object, saved_config
+from cpl_ray.studies.findings import PAGE
 from cpl_ray.trials import COMPARE_FILE, SWEEP_FILE
 
-Kind = Literal["run", "sweep", "compare"]
+Kind = Literal["run", "sweep", "compare", "study"]
 State = Literal["running", "finished", "trained", "assessed", "failed", "interrupted", "unknown", "damaged"]
 """`unknown`: begun and not ended, on a system that does not tell whether a process holds the folder."""
 
 CHECKPOINTS = Path("train", "checkpoints")
 TRAINING_FAILURE = Path("train", "failure.txt")
 SUMMARY = Path("train", "summary.json")
-_BEGAN = ("environment.json", "config.yaml", SWEEP_FILE, COMPARE_FILE)
+_BEGAN = ("environment.json", "config.yaml", SWEEP_FILE, COMPARE_FILE, PAGE)
 _WORK = ("config.yaml", "environment.json", "tracking.json", "manifest.json", "metrics.jsonl", "model", "flips.parquet")
 """What a run writes while it works; later verbs, such as `cpl promote`, leave these alone."""
 _OURS = ("metrics.jsonl", "assessment", "result.json")
-_PAGES: dict[str, Kind] = {SWEEP_FILE: "sweep", COMPARE_FILE: "compare"}
+_PAGES: dict[str, Kind] = {SWEEP_FILE: "sweep", COMPARE_FILE: "compare", PAGE: "study"}
 _SWEEP_STATES: dict[str, State] = {"running": "running", "finished": "finished", "interrupted": "interrupted"}
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One run, sweep or comparison."""
+    """One run, sweep, comparison or study."""
 
     name: str
     kind: Kind
@@ -51,6 +50,8 @@ class Listed:
     updates: int | None = None
     trials: Mapping[str, int] | None = None
     """Of a sweep or comparison: number of trials by state."""
+    study: str | None = None
+    """Name of the study."""
     started: float | None = None
     """Unix seconds."""
     ended: float | None = None
@@ -63,12 +64,8 @@ class Listed:
         return asdict(self)
 
 
-class DamagedError(Exception):
-    """A file of a run does not hold what it should."""
-
-
 def list_runs(base: Path) -> list[Listed]:
-    """Return the runs and sweeps directly below `base`, those that began last first.
+    """Return the runs, sweeps and studies directly below `base`, those that began last first.
 
     Raises:
         ConfigError: `base` is no folder.
@@ -84,11 +81,11 @@ def list_runs(base: Path) -> list[Listed]:
 
 
 def look_at(folder: Path) -> Listed | None:
-    """Return what a folder holds; None where it is neither a run, a sweep nor a comparison."""
+    """Return what a folder holds; None where it is neither a run, a sweep, a comparison nor a study."""
     page = next((name for name in _PAGES if (folder / name).exists()), None)
     try:
         if page is not None:
-            return _book(folder, page)
+            return _study(folder) if page == PAGE else _book(folder, page)
         if (folder / "config.yaml").exists():
             return _run(folder)
         if (folder / "train").is_dir() and any((folder / name).exists() for name in _OURS):
@@ -100,35 +97,6 @@ def look_at(folder: Path) -> Listed | None:
         reason = f"{error.filename}: {error.strerror}"
         return Listed(folder.name, "run", "damaged", str(folder), problem=reason)
     return None
-
-
-def read_object(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in `path`, None where there is no such file.
-
-    Raises:
-        DamagedError: it holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise DamagedError(f"{path.name} is not valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise DamagedError(f"{path.name} holds no JSON object")
-    return content
-
-
-def saved_config(folder: Path) -> Config:
-    """Return the configuration that a run was started with.
-
-    Raises:
-        DamagedError: it is not valid, or of another version.
-    """
-    try:
-        return load_config(folder / "config.yaml")
-    except ConfigError as error:
-        raise DamagedError(" ".join(str(error).replace(f"{folder}/", "").split())) from None
 
 
 def as_rate(value: Any) -> dict[str, Any] | None:
@@ -231,6 +199,32 @@ def _book(folder: Path, page: str) -> Listed:
         trials=trials,
         started=_started(folder),
         ended=None if state == "running" else _modified(folder / page),
+    )
+
+
+def _study(folder: Path) -> Listed:
+    content = read_object(folder / PAGE)
+    assert content is not None
+    name, at = content.get("study"), _modified(folder / PAGE)
+    if not isinstance(name, str):
+        raise DamagedError(f"{PAGE}: study is {name!r}; expected a name")
+    held, failure = is_held(folder), newest_failure(folder)
+    state: State = "interrupted" if held is False else "unknown"
+    if held:
+        state = "running"
+    elif "verdict" in content:
+        state = "finished"
+    elif failure is not None and failure.stat().st_mtime >= (at or 0.0):
+        state = "failed"
+    return Listed(
+        folder.name,
+        "study",
+        state,
+        str(folder),
+        model=saved_config(folder).model if (folder / "config.yaml").exists() else None,
+        study=name,
+        started=_started(folder),
+        ended=None if state == "running" else max(at or 0.0, _last_work(folder) or 0.0),
     )
 
 

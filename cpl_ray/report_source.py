@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from cpl_ray.errors import ConfigError, DataError
+from cpl_ray.studies.findings import PAGE, VERDICT
 from cpl_ray.tracking_uri import HIDDEN, is_secret_key, redact
 from cpl_ray.trials import COMPARE_FILE, SWEEP_FILE
 
@@ -42,6 +43,28 @@ def is_sweep(folder: Path) -> bool:
 def is_comparison(folder: Path) -> bool:
     """Tell whether the folder is one of a comparison."""
     return (folder / COMPARE_FILE).is_file()
+
+
+def is_study(folder: Path) -> bool:
+    """Tell whether the folder is one of a study."""
+    return (folder / PAGE).is_file()
+
+
+def verdict_of(folder: Path, out: Path | None) -> Path:
+    """Return the verdict of a study, which is its report.
+
+    Raises:
+        ConfigError: it has not finished, or a file for a report was named.
+    """
+    path = folder / VERDICT
+    if "verdict" not in (read_object(folder / PAGE) or {}) or not path.is_file():
+        raise ConfigError(
+            f"{folder} is a study that has not finished, so there is no verdict to report; "
+            f"`cpl runs show {folder}` tells its state and how to continue it"
+        )
+    if out is not None:
+        raise ConfigError(f"--out: {folder} is a study, whose report is {path}; leave --out away")
+    return path
 
 
 def _newest(runs: Path) -> str:

@@ -1,4 +1,4 @@
-"""All that the files of one run or sweep tell, for `cpl runs show`."""
+"""All that the files of one run, sweep or study tell, for `cpl runs show`."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,6 @@ from typing import Any
 from cpl_ray.errors import ConfigError
 from cpl_ray.listing import (
     SUMMARY,
-    DamagedError,
     age_of,
     as_rate,
     best_point,
@@ -17,21 +16,23 @@ from cpl_ray.listing import (
     look_at,
     newest_checkpoint,
     newest_failure,
-    read_object,
     rows_of,
 )
 from cpl_ray.metrics_log import last_record
+from cpl_ray.run_files import DamagedError, read_object
+from cpl_ray.studies.findings import PAGE
 from cpl_ray.trials import COMPARE_FILE, SWEEP_FILE
 
 STAGES = {"assess": "assessment", "train": "model", "evaluate": "result.json", "register": "registered.json"}
 """What each stage leaves when it is done."""
 _PLACES = ("model", "report.html", "figures", "flips.parquet", "metrics.jsonl")
+_PLACES_OF_STUDY = ("verdict.md", "data", "figures", "runs")
 _SHOWN_RUNS = 5
 _SHOWN_CHARACTERS = 2000
 
 
 def find_run(name: str, base: Path) -> dict[str, Any]:
-    """Return the details of the run or sweep called `name` in `base`, or lying in the folder `name`.
+    """Return the details of the run, sweep or study called `name` in `base`, or lying in the folder `name`.
 
     Raises:
         ConfigError: there is none; the message lists the newest in `base`.
@@ -45,12 +46,13 @@ def find_run(name: str, base: Path) -> dict[str, Any]:
 
 
 def details_of(folder: Path) -> dict[str, Any] | None:
-    """Return what is known of a run or sweep; None where the folder holds neither.
+    """Return what is known of a run, sweep or study; None where the folder holds none.
 
     Returns:
         The fields of `Listed`, `age_s`, `took_s`, and where they exist: `stages`, `rates` (as in result.json),
         `places`, `mlflow`, `registered`, `gate`, `last_update`, `last_evaluation`, `failure`, `checkpoint_step`; of a
-        sweep `sweep` (all of sweep.json) and `best_point`; of a comparison `comparison` (all of compare.json).
+        sweep `sweep` (all of sweep.json) and `best_point`; of a comparison `comparison` (all of compare.json); of a
+        study `headline`, `verdict` (None until it has finished), `runs` (as `Listed`), `places` and `failure`.
     """
     listed = look_at(folder)
     if listed is None:
@@ -61,6 +63,8 @@ def details_of(folder: Path) -> dict[str, Any] | None:
         return found | _of_sweep(folder)
     if listed.kind == "compare":
         return found | {"comparison": _readable(folder / COMPARE_FILE) or None}
+    if listed.kind == "study":
+        return found | _of_study(folder)
     found["stages"] = {stage: (folder / name).exists() for stage, name in STAGES.items()}
     found["places"] = {name: str(folder / name) for name in _PLACES if (folder / name).exists()}
     result = _readable(folder / "result.json")
@@ -75,10 +79,26 @@ def details_of(folder: Path) -> dict[str, Any] | None:
     for key, kind in (("last_update", "train"), ("last_evaluation", "eval")):
         record = last_record(folder / "metrics.jsonl", kind)
         found[key] = asdict(record) if record is not None else None
-    failure = newest_failure(folder)
-    found["failure"] = None if failure is None else {"path": str(failure), "text": _text(failure)}
+    found["failure"] = _failure(folder)
     found["checkpoint_step"] = newest_checkpoint(folder)
     return found
+
+
+def _of_study(folder: Path) -> dict[str, Any]:
+    content = _readable(folder / PAGE)
+    headline, verdict = content.get("headline"), content.get("verdict")
+    return {
+        "headline": headline if isinstance(headline, Mapping) else {},
+        "verdict": verdict if isinstance(verdict, str) else None,
+        "runs": [one.to_dict() for one in list_runs(folder / "runs")] if (folder / "runs").is_dir() else [],
+        "places": {name: str(folder / name) for name in _PLACES_OF_STUDY if (folder / name).exists()},
+        "failure": _failure(folder),
+    }
+
+
+def _failure(folder: Path) -> dict[str, str] | None:
+    newest = newest_failure(folder)
+    return None if newest is None else {"path": str(newest), "text": _text(newest)}
 
 
 def _of_sweep(folder: Path) -> dict[str, Any]:

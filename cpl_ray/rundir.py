@@ -36,7 +36,9 @@ MEASURED = ("result.json", "flips.parquet", "figures", "report.html", "tracking.
 
 _SHOWN_RUNS = 5
 # what a run holds that failed before its first stage ended: nothing that a new start would lose
-_PRELIMINARY = re.compile(r"^(config\.yaml|environment\.json|tracking\.json|rejected\.jsonl|failure-[\d-]+\.txt|\..*)$")
+_PRELIMINARY = re.compile(
+    r"^(config\.yaml|environment\.json|tracking\.json|study\.json|rejected\.jsonl|failure-[\d-]+\.txt|\..*)$"
+)
 
 
 def check_writable(folder: Path) -> None:

@@ -20,14 +20,17 @@ def report(
 ) -> None:
     """Show an evaluated run, or a sweep or comparison finished or not, as one HTML file that needs nothing else.
 
-    What was forgotten and learned with intervals, curves, every question before and after, settings and versions.
+    What was forgotten and learned with intervals, curves, every question before and after, settings and versions. Of a
+    study, the path of its verdict.md is printed.
     """
 
     def work() -> dict[str, Any]:
         from cpl_ray.report import write_report
-        from cpl_ray.report_source import find_folder, is_comparison, is_sweep
+        from cpl_ray.report_source import find_folder, is_comparison, is_study, is_sweep, verdict_of
 
         folder = find_folder(name, runs)
+        if is_study(folder):
+            return {"kind": "study", "folder": str(folder), "report": str(verdict_of(folder, out))}
         path = write_report(folder, out)
         kind = "sweep" if is_sweep(folder) else "compare" if is_comparison(folder) else "run"
         return {"kind": kind, "folder": str(folder), "report": str(path)}

@@ -13,7 +13,8 @@ def with_resume(found: dict[str, Any]) -> dict[str, Any]:
     The saved configuration is used, as `run.resume` accepts no other; paths in it are relative to the folder that the
     run was started in.
     """
-    return found | {"resume": _command(found["kind"], Path(found["folder"])) if _resumable(found) else None}
+    verb = f"study {found['study']}" if found["kind"] == "study" else found["kind"]
+    return found | {"resume": _command(verb, Path(found["folder"])) if _resumable(found) else None}
 
 
 def _resumable(found: dict[str, Any]) -> bool:
@@ -24,7 +25,7 @@ def _command(verb: str, folder: Path) -> str:
     from cpl_ray.loading import load_config
 
     place = load_config(folder / "config.yaml").run
-    words = ["cpl", verb, str(folder / "config.yaml"), "run.resume=true"]
+    words = ["cpl", *verb.split(), str(folder / "config.yaml"), "run.resume=true"]
     if place.name != folder.name:  # renamed or moved
         words.append(f"run.name={folder.name}")
     if Path(place.dir).expanduser().absolute() != folder.parent:

@@ -1,4 +1,4 @@
-"""One run, sweep or comparison on a page: plain lines to be read, searched and copied, and tables of its numbers."""
+"""One run, sweep, comparison or study on a page: lines to be read, searched and copied, and tables of its numbers."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ _EVALUATION_NUMBERS = ("learned", "forgotten_validation", "forgotten_in_set")
 
 def print_page(found: Mapping[str, Any]) -> None:
     """Print the details that `find_run` found."""
-    of_kind = {"sweep": _sweep_lines, "compare": _book_lines, "run": _run_lines}
+    of_kind = {"sweep": _sweep_lines, "compare": _book_lines, "study": _study_lines, "run": _run_lines}
     lines = [*_head(found), *of_kind[found["kind"]](found)]
     width = max(len(label) for label, _ in lines)
     for label, text in lines:
@@ -25,6 +25,8 @@ def print_page(found: Mapping[str, Any]) -> None:
     if found["kind"] != "run":
         if found["kind"] == "sweep":
             _print_sweep(found["sweep"] or {})
+        elif found["kind"] == "study":
+            _print_study(found)
         elif found["comparison"] and found["state"] != "damaged":
             show_comparison(found["comparison"], None)
         if found["resume"]:
@@ -91,6 +93,30 @@ def _counts(record: Mapping[str, Any]) -> str:
 def _book_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if found["trials"]:
         yield "trials", ", ".join(f"{count} {state}" for state, count in sorted(found["trials"].items()))
+
+
+def _study_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if found["study"] is not None:
+        yield "asks", found["study"]
+    yield from found["places"].items()
+    for name, value in found["headline"].items():
+        yield name, f"{value:.4g}" if isinstance(value, int | float) else "not measured"
+
+
+def _print_study(found: Mapping[str, Any]) -> None:
+    if found["runs"]:
+        columns = ("run", "state", "rule", "learned", "forgotten held-out", "updates")
+        print_table(columns, [_study_row(row) for row in found["runs"]])
+    if found["verdict"]:
+        print(found["verdict"])
+    if found["failure"] and found["state"] == "failed":
+        print(f"\n{found['failure']['path']}:\n{found['failure']['text']}")
+
+
+def _study_row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    rates = (counted(row["learned"]), counted(row["forgotten_held_out"]))
+    updates = "" if row["updates"] is None else str(row["updates"])
+    return (row["name"], row["state"], row["rule"] or "", *rates, updates)
 
 
 def _sweep_lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ runs_app = typer.Typer(name="runs", context_settings={"help_option_names": ["-h"
 
 @runs_app.callback(invoke_without_command=True)
 def runs(context: typer.Context, folder: RunsFolder = None, as_json: AsJson = False) -> None:
-    """List the runs, sweeps and comparisons of a folder, those that began last first; `cpl runs show NAME` shows one.
+    """List the runs, sweeps, comparisons and studies of a folder, newest first; `cpl runs show NAME` shows one.
 
     States: running, finished (evaluated), trained, assessed, failed, interrupted, damaged (the reason is given).
     Until a run is evaluated, `learned` is that of the last evaluation during training.
@@ -42,11 +42,13 @@ def runs(context: typer.Context, folder: RunsFolder = None, as_json: AsJson = Fa
 @runs_app.command()
 def show(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME_OR_FOLDER", help="A run or sweep in the folder, or its path.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME_OR_FOLDER", help="A run, sweep or study in the folder, or its path.")
+    ],
     folder: RunsFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one run, sweep or comparison: state, results, where everything lies, why it failed, how to continue it."""
+    """Show one run, sweep, comparison or study: state, results, places, why it failed, how to continue it."""
     above = context.parent.params if context.parent is not None else {}
 
     def work() -> dict[str, Any]:
@@ -84,7 +86,7 @@ def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
         updates = f"{done}/{sum(trials.values())} trials"
     return (
         row["name"],
-        row["kind"],
+        f"study {row['study']}" if row["study"] else row["kind"],
         row["state"],
         (row["model"] or "").rstrip("/").rpartition("/")[2],
         row["rule"] or "",

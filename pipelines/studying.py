@@ -6,7 +6,7 @@ from cpl_ray.config import Config
 from cpl_ray.loading import load_config
 from cpl_ray.resume import check_same_job
 from cpl_ray.rundir import RunDir
-from cpl_ray.studies.findings import PAGE, write_findings
+from cpl_ray.studies.findings import PAGE, VERDICT, begin_findings, write_findings
 from pipelines.console import Say
 from pipelines.session import ray_session
 from pipelines.stages import assess, prepared, tracked
@@ -23,10 +23,11 @@ def conduct(study: Study, config: Config, run: RunDir, say: Say) -> dict[str, An
         The content of study.json, and `figures`, their paths.
 
     Raises:
-        ResumeError: the study to be continued had other settings.
+        ResumeError: the study to be continued had other settings, or was another one.
     """
     if config.run.resume:
         check_same_job(load_config(run.config), config)
+    begin_findings(run.root, study.name)
     config = prepared(config, run)
     with tracked(config, run) as tracker, ray_session(config, say, dashboard=False):
         tracker.log_tags({"cpl_ray.study": study.name})
@@ -37,7 +38,7 @@ def conduct(study: Study, config: Config, run: RunDir, say: Say) -> dict[str, An
         page = write_findings(findings, run.root, name=study.name, settings=config.model_dump(exclude=_UNSAID))
         known = {name: float(value) for name, value in findings.headline.items() if value is not None}
         tracker.log_metrics({f"study/{name}": value for name, value in known.items()}, step=0)
-        written = [run.root / "data", run.figures, run.root / "verdict.md", run.root / PAGE]
+        written = [run.root / "data", run.figures, run.root / VERDICT, run.root / PAGE]
         for artifact in (run.config, run.manifest, run.environment, *written):
             tracker.log_artifacts(artifact)
     return {**page, "figures": [str(path) for path in figures]}

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cpl_ray.atomic import atomic_write_bytes, atomic_write_text
-from cpl_ray.errors import DataError
+from cpl_ray.errors import DataError, ResumeError
+from cpl_ray.rundir import read_json
 
 if TYPE_CHECKING:  # the command line must answer at once
     import pyarrow as pa
 
 PAGE = "study.json"
+VERDICT = "verdict.md"
 Number = float | int | None
 
 
@@ -28,11 +30,24 @@ class Findings:
     """What the numbers were computed from."""
 
 
+def begin_findings(folder: Path, name: str) -> None:
+    """Write the page of a study that has begun, so that its folder is known as one.
+
+    Raises:
+        ResumeError: the folder holds another study.
+    """
+    path = folder / PAGE
+    if path.exists() and (other := read_json(path).get("study")) != name:
+        raise ResumeError(f"run.resume: {folder} holds the study {other!r}, not {name!r}; choose another run.name")
+    atomic_write_text(path, json.dumps({"study": name, "state": "running"}) + "\n")
+
+
 def write_findings(findings: Findings, folder: Path, *, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Write `data/TABLE.parquet`, `verdict.md` and, last, `study.json` into a study's folder.
 
     Returns:
-        The content of study.json: `study`, `settings`, `headline`, `verdict`, `tables` (rows and columns by name).
+        The content of study.json: `study`, `state`, `settings`, `headline`, `verdict`, `tables` (rows and columns by
+        name).
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -41,9 +56,10 @@ def write_findings(findings: Findings, folder: Path, *, name: str, settings: Map
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         atomic_write_bytes(folder / "data" / f"{table_name}.parquet", sink.getvalue().to_pybytes())
-    atomic_write_text(folder / "verdict.md", f"# {name}\n\n{findings.verdict}\n")
+    atomic_write_text(folder / VERDICT, f"# {name}\n\n{findings.verdict}\n")
     page = {
         "study": name,
+        "state": "finished",
         "settings": dict(settings),
         "headline": dict(findings.headline),
         "verdict": findings.verdict,

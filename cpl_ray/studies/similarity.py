@@ -54,8 +54,11 @@ def forecasts(items: Rows) -> dict[str, Auc | None]:
     return {name: auc(values, forgotten) for name, values in scores.items()}
 
 
-def analyse(tables: Mapping[str, pa.Table]) -> Findings:
-    """Return headline and verdict for `course`, `parameters`, `histogram` and `items` (with their fate)."""
+def analyse(tables: Mapping[str, pa.Table], optimizer: str) -> Findings:
+    """Return headline and verdict for `course`, `parameters`, `histogram` and `items` (with their fate).
+
+    `optimizer` is the run's `optimizer.name`: the verdict says where S is not made of its update.
+    """
     course, items = tables["course"].to_pylist(), tables["items"].to_pylist()
     base = [row for row in tables["parameters"].to_pylist() if row["step"] == 0]
     first, last = course[0], course[-1]
@@ -78,7 +81,7 @@ def analyse(tables: Mapping[str, pa.Table]) -> Findings:
         headline[f"auc_{name}"] = one.value if one else None
         headline |= {f"auc_{name}_low": one.low, f"auc_{name}_high": one.high} if one else {}
     sentences = [
-        _claim(conflict, of_nonzero, zero),
+        _claim(conflict, of_nonzero, zero, optimizer),
         f"By layer it lies between {_range(layers)}; by type between {_range(types)}.",
         _over_time(course),
         _forecast(found, headline),
@@ -86,11 +89,14 @@ def analyse(tables: Mapping[str, pa.Table]) -> Findings:
     return Findings(" ".join(sentences), headline, tables)
 
 
-def _claim(conflict: float, of_nonzero: float, zero: float) -> str:
+def _claim(conflict: float, of_nonzero: float, zero: float, optimizer: str) -> str:
     low, high = CLAIM
     inside = low <= conflict <= high
+    other = (
+        "" if optimizer == "sgd" else f", with u = g_I as in plain SGD, although this run's optimizer is {optimizer}"
+    )
     text = (
-        f"At the base model {percent(conflict)} of all parameters conflict (s_j = g_I,j * g_M,j < 0) and "
+        f"At the base model {percent(conflict)} of all parameters conflict (s_j = g_I,j * g_M,j < 0{other}) and "
         f"{percent(1 - conflict)} are collaborative, {percent(zero)} because s_j is exactly zero; of those that are "
         f"not zero {percent(of_nonzero)} conflict. "
     )

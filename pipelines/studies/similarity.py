@@ -16,7 +16,7 @@ def _conduct(bench: Bench) -> Findings:
         for name in ("course", "parameters", "histogram", "items")
     }
     tables["items"] = with_fate(tables["items"], read_ledger(run.flips))
-    return analyse(tables)
+    return analyse(tables, bench.config.optimizer.name)
 
 
 def _draw() -> Draw:

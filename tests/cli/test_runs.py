@@ -88,3 +88,40 @@ def test_one_sweep(folder: Path) -> None:
     assert text.endswith(f"cpl sweep {folder}/runs/sweep/config.yaml run.resume=true\n")
     found = json.loads(cpl("runs", "--json", "show", "sweep", folder=folder).stdout)
     assert (found["verb"], found["best_point"]["point"]) == ("runs show", {"optimizer.lr": 1e-4})
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """Return the folder of a study that was interrupted in its first run."""
+    folder = tmp_path / "runs" / "asked"
+    for place, name in ((folder, "asked"), (folder / "runs" / "cpl-1", "cpl-1")):
+        place.mkdir(parents=True)
+        (place / "config.yaml").write_text(f"model: models/base\nrun: {{name: {name}}}\n")
+    (folder / "study.json").write_text(json.dumps({"study": "sequential", "state": "running"}))
+    return folder
+
+
+def test_an_interrupted_study(study: Path, tmp_path: Path) -> None:
+    listed = cpl("runs", folder=tmp_path).stdout
+    assert "study sequential" in listed
+    shown = cpl("runs", "show", "asked", folder=tmp_path).stdout
+    assert "cpl-1" in shown
+    assert f"cpl study sequential {study / 'config.yaml'} run.resume=true" in shown
+    report = cpl("report", "asked", folder=tmp_path)
+    assert report.returncode == 3
+    assert "is a study that has not finished" in report.stderr
+
+
+def test_a_finished_study(study: Path, tmp_path: Path) -> None:
+    page = {"study": "sequential", "state": "finished", "verdict": "It [b]holds[/b].", "headline": {"bwt_cpl": -0.25}}
+    (study / "study.json").write_text(json.dumps(page))
+    (study / "verdict.md").write_text("# sequential\n\nIt holds.\n")
+    shown = cpl("runs", "show", "asked", folder=tmp_path).stdout
+    assert "It [b]holds[/b]." in shown
+    assert "-0.25" in shown
+    assert "run.resume" not in shown
+    report = cpl("report", "asked", folder=tmp_path)
+    assert (report.returncode, report.stdout) == (0, f"{study / 'verdict.md'}\n")
+    refused = cpl("report", "asked", "--out", "x.html", folder=tmp_path)
+    assert refused.returncode == 3
+    assert "--out" in refused.stderr

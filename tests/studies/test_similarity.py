@@ -139,14 +139,16 @@ def tables(conflict: int, zero: int, similarities: list[float], forgotten: list[
 
 def test_the_verdict_says_what_the_numbers_say() -> None:
     fates = [True, True, True, False, False, False]
-    good = analyse(tables(60, 0, [-3.0, -2.0, -4.0, 1.0, 2.0, -1.0], fates))
+    good = analyse(tables(60, 0, [-3.0, -2.0, -4.0, 1.0, 2.0, -1.0], fates), "sgd")
     assert "holds here" in good.verdict
     assert "predicts which items are forgotten" in good.verdict
     assert good.headline["auc_similarity"] == 1.0
-    bad = analyse(tables(30, 50, [3.0, 2.0, 4.0, -1.0, -2.0, 1.0], fates))
+    assert "SGD" not in good.verdict
+    bad = analyse(tables(30, 50, [3.0, 2.0, 4.0, -1.0, -2.0, 1.0], fates), "adamw")
+    assert "u = g_I as in plain SGD, although this run's optimizer is adamw" in bad.verdict
     assert "does not hold here over all parameters, but does among those that are not zero" in bad.verdict
     assert "the opposite" in bad.verdict
-    none = analyse(tables(30, 0, [1.0, 2.0], [False, False]))
+    none = analyse(tables(30, 0, [1.0, 2.0], [False, False]), "sgd")
     assert "cannot be told here" in none.verdict
     assert none.headline["auc_similarity"] is None
 

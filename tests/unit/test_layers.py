@@ -63,6 +63,8 @@ LAYERS = {
         "figures_generalisation",
         "figures_mastered_size",
         "figures_optimizers",
+        "figures_consumption",
+        "figures_sequential",
         "figures_similarity",
         "figures_stability",
         "figures_taylor",

@@ -121,11 +121,11 @@ def beginning(text: str) -> str:
 
 
 def sift(drafts: Iterable[Draft], taken: set[str]) -> Sifted:
-    """Set aside what is rejected, asked by an item to inject, or asked before.
+    """Set aside what is rejected, kept out, or asked before.
 
     Args:
         drafts: in the order in which they are preferred.
-        taken: normalised questions of the items to inject.
+        taken: normalised questions that are kept out: those to inject, or to measure forgetting on.
     """
     sifted = Sifted()
     seen: set[str] = set()
@@ -134,7 +134,7 @@ def sift(drafts: Iterable[Draft], taken: set[str]) -> Sifted:
         if draft.reason is not None:
             sifted.rejected[draft.reason] += 1
         elif keys & taken:
-            sifted.rejected["question of an item to inject"] += 1
+            sifted.rejected["question kept out"] += 1
         elif keys & seen:
             sifted.rejected["question asked before"] += 1
         else:

@@ -6,6 +6,7 @@ from typing import Any
 from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError
 from cpl_ray.rundir import RunDir
+from pipelines.checks import check_propose
 from pipelines.console import AsJson, ConfigPath, Outcome, Overrides, Quiet, Say, Verbose, run_stage
 from pipelines.tables import print_table
 
@@ -37,6 +38,7 @@ def propose(
 def _enter(config: Config) -> RunDir:
     if config.run.resume:
         raise ConfigError("run.resume: proposing is not continued; run.overwrite=true starts again")
+    check_propose(config)
     return RunDir.enter(config, writes=WRITES, outdates=("rejected.jsonl",))
 
 

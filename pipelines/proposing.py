@@ -14,15 +14,15 @@ from cpl_ray.items import Item
 from cpl_ray.model_source import local_source
 from cpl_ray.prompts import render
 from cpl_ray.proxy_items import Draft, held_out, sift
-from cpl_ray.proxy_prompts import check_scorer, seeds_of
+from cpl_ray.proxy_prompts import seeds_of
 from cpl_ray.reading import check_budget, read_items, write_rejected
 from cpl_ray.rundir import RunDir, atomic_write_text
 from pipelines.console import Say
 from pipelines.session import ray_session
 from pipelines.stages import prepared
 
-TO_INJECT = ("items", "injection", "injection_held_out")
-"""Sources whose questions must not be proposed."""
+KEPT_OUT = ("items", "injection", "injection_held_out", "mastered_held_out")
+"""Sources whose questions must not be proposed: those to inject, and those that forgetting is to be measured on."""
 
 
 def propose_items(config: Config, run: RunDir, say: Say, *, given: Sequence[str]) -> dict[str, Any]:
@@ -40,13 +40,12 @@ def propose_items(config: Config, run: RunDir, say: Say, *, given: Sequence[str]
     from cpl_ray.drafting import confirmed, draft_items
     from cpl_ray.model import item_max_length, load_tokenizer
 
-    check_scorer(config)
     seeds, refused = seeds_of(config)
     if refused:
         say(f"warning: {len(refused)} rows cannot be used; the first: {refused[0]}", event="warning")
     config = prepared(config, run)
     tokenizer = load_tokenizer(config)
-    items = _to_inject(config, run, say)
+    items = _kept_out(config, run, say)
     taken = _taken(items, config, tokenizer)
     model_config = AutoConfig.from_pretrained(
         config.model, revision=config.model_revision, trust_remote_code=config.trust_remote_code
@@ -100,23 +99,27 @@ def propose_items(config: Config, run: RunDir, say: Say, *, given: Sequence[str]
     return record
 
 
-def _to_inject(config: Config, run: RunDir, say: Say) -> list[Item]:
-    """Read the items that are to be injected."""
-    items: list[Item] = []
-    sources = {name: source for name in TO_INJECT if (source := config.data.__dict__[name]) is not None}
-    for name, source in sources.items():
-        read = read_items(source, config.data, name=f"data.{name}", keep_duplicates=True)
-        path = run.root / "rejected.jsonl"
-        write_rejected(path, read.rejected)
-        check_budget(read, config.data, f"data.{name}", path)
-        items += read.items
-    if not sources:
+def _kept_out(config: Config, run: RunDir, say: Say) -> list[Item]:
+    """Read the items that are to be injected or measured on; a held-out file may be one that is yet to be written."""
+    sources = {name: source for name in KEPT_OUT if (source := config.data.__dict__[name]) is not None}
+    if not sources.keys() - {"mastered_held_out"}:
         say("note: neither data.items nor data.injection is set, so no question can be kept from being proposed")
-    return items
+    held_out = sources.get("mastered_held_out")
+    if isinstance(held_out, str) and not Path(held_out).expanduser().exists():
+        del sources["mastered_held_out"]
+    read = {
+        name: read_items(source, config.data, name=f"data.{name}", keep_duplicates=True)
+        for name, source in sources.items()
+    }
+    path = run.root / "rejected.jsonl"
+    write_rejected(path, [row for one in read.values() for row in one.rejected])
+    for name, one in read.items():
+        check_budget(one, config.data, f"data.{name}", path)
+    return [item for one in read.values() for item in one.items]
 
 
 def _taken(items: Sequence[Item], config: Config, tokenizer: Any) -> set[str]:
-    """Return what the items ask, normalised as the split does it: the question alone, and in its prompt."""
+    """Return what items ask, normalised as the split does it: the question alone, and in its prompt."""
     plain = config.prompt.model_copy(update={"chat": False})
     keys = {item.question_key() for item in items}
     for item in items:

@@ -83,7 +83,7 @@ def test_sifting_keeps_the_first_of_each_question_and_nothing_to_be_injected() -
     ]
     sifted = sift(drafts, {"where is it", "name the king"})
     assert [one.id for one in sifted.kept] == ["d0", "d4", "d6"]
-    expected = {"question asked before": 1, "question of an item to inject": 2, "answer empty": 1}
+    expected = {"question asked before": 1, "question kept out": 2, "answer empty": 1}
     assert sifted.rejected == Counter(expected)
 
 

@@ -1,6 +1,5 @@
 """A model writes its own items: the same whatever the batch, right under the scorer, errors kept with their row."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,8 +19,8 @@ LENGTH = 96
 
 
 @pytest.fixture(scope="module")
-def taught() -> Iterator[tuple[Any, Any]]:
-    yield quiz_model()
+def taught() -> tuple[Any, Any]:
+    return quiz_model()
 
 
 def config(*, chat: bool = False, append_eos: bool = False, batch_size: int = 8, **propose: Any) -> Config:
@@ -43,11 +42,10 @@ def write(settings: Config, taught: tuple[Any, Any], seeds: list[Seed] | None = 
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_batches_change_nothing_and_the_seed_does(taught: tuple[Any, Any], chat: bool) -> None:
-    one = write(config(chat=chat, batch_size=1), taught)
-    assert write(config(chat=chat, batch_size=7), taught) == one
-    seeds = seeds_of(config(chat=chat))[0]
-    assert write(config(chat=chat), taught, seeds[::-1]) == one[::-1]
-    assert write(config(chat=chat, seed=1), taught) != one
+    seeds = seeds_of(config(candidates=12))[0]
+    one = write(config(chat=chat, batch_size=1), taught, seeds)
+    assert write(config(chat=chat, batch_size=5), taught, seeds[::-1]) == one[::-1]
+    assert write(config(chat=chat, seed=1), taught, seeds) != one
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -86,10 +84,17 @@ def test_prompts_of_the_user_are_answered_as_they_are(taught: tuple[Any, Any]) -
 
 
 def test_a_template_that_ends_in_the_question_makes_beginnings(taught: tuple[Any, Any]) -> None:
-    drafts = [draft for draft in write(config(template="{question}"), taught) if draft.reason is None]
-    assert drafts
-    whole = {f"Question: {question}" for question in quiz()} | {f"Q {question}" for question in quiz()}
-    assert any(text.startswith(draft.prompt) and text != draft.prompt for draft in drafts for text in whole)
+    drafts = [draft for draft in write(config(template="Question: {question}"), taught) if draft.reason is None]
+    whole = {f"Question: {question}" for question in quiz()}
+    assert {draft.prompt + draft.completion for draft in drafts} & whole
+    assert not {draft.prompt for draft in drafts} & whole
+
+
+def test_without_any_beginning_the_model_goes_on_from_its_end_token(taught: tuple[Any, Any]) -> None:
+    model, words = taught
+    writer = ProxyWriter(config(template="{question}"), model, words, max_length=LENGTH)
+    assert writer._head_ids() == (words.eos_token_id,)
+    assert len(writer.write([Seed("a"), Seed("b")])) == 2
 
 
 def test_rows_that_break_cost_only_themselves(taught: tuple[Any, Any]) -> None:
@@ -104,7 +109,7 @@ def test_rows_that_break_cost_only_themselves(taught: tuple[Any, Any]) -> None:
 
 
 def test_non_finite_logits_are_a_reason(taught: tuple[Any, Any]) -> None:
-    model, words = taught
+    model, _ = taught
     kept = model.model.norm.weight.data.clone()
     try:
         model.model.norm.weight.data.fill_(float("nan"))

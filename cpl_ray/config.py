@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from cpl_ray.config_compare import CompareConfig
 from cpl_ray.config_methods import MASTERED, AdapterConfig, GuardConfig, Mastered, MethodConfig, Rule
+from cpl_ray.config_propose import ProposeConfig
 from cpl_ray.config_run import BudgetConfig, ClusterConfig, RunSection, SearchConfig, TrackingConfig
 from cpl_ray.config_study import StudyConfig
 from cpl_ray.config_types import Every, PositiveInt, Section, Share
@@ -239,6 +240,7 @@ class Config(Section):
     search: SearchConfig = SearchConfig()
     compare: CompareConfig = CompareConfig()
     study: StudyConfig = StudyConfig()
+    propose: ProposeConfig = ProposeConfig()
     gate: bool = False
     """Let `cpl run` judge the model for `champion` at its end, as `cpl promote` does."""
 

@@ -1,6 +1,7 @@
 """Greedy generation: our own loop, so that all ranks of ZeRO-3 run the same number of forward passes.
 
 No sampling and no penalties, whatever the model's generation settings say: the answer is the argmax at every step.
+Who wants a sample perturbs the logits first (`sampling.py`).
 """
 
 from collections.abc import Callable, Sequence
@@ -23,6 +24,8 @@ class Generated:
     """New tokens, without the end token."""
     finite: bool = True
     """False where logits were NaN or infinite; `ids` ends before that step."""
+    stopped: bool = False
+    """True where an end token ended it, not a limit."""
 
 
 def stop_ids(model: nn.Module, tokenizer: Any) -> frozenset[int]:
@@ -62,6 +65,7 @@ def greedy(
     sync_max: Callable[[int], int] = alone,
     vision: Vision | None = None,
     pictures: Sequence[Picture | None] = (),
+    perturb: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
 ) -> list[Generated]:
     """Continue each context greedily, in one batch with a key-value cache.
 
@@ -76,6 +80,8 @@ def greedy(
         sync_max: maximum over ranks; called once before each step, so all ranks take equally many.
         vision: makes the inputs of images; the model must have a cache, since images are read in the first step only.
         pictures: image of each row, with `vision`.
+        perturb: called with the index and the finite logits `[vocabulary]`, float64, of each row that goes on, once per
+            new token; returns what the argmax is taken of.
 
     Returns:
         One result per context, in order.
@@ -108,6 +114,11 @@ def greedy(
         cache = output.get("past_key_values")
         logits = output.logits[:, -1].float()
         finite = torch.isfinite(logits.max(-1).values).tolist()
+        if perturb is not None:
+            chosen = [row for row in open_rows if finite[row]]
+            logits = logits.double()
+            for row in chosen:
+                logits[row] = perturb(row, logits[row])
         new = logits.argmax(-1)
         for row, token in enumerate(new.tolist()):
             if row not in open_rows:
@@ -116,6 +127,7 @@ def greedy(
                 rows[row].finite = False
                 open_rows.discard(row)
             elif token in stop:
+                rows[row].stopped = True
                 open_rows.discard(row)
             else:
                 rows[row].ids.append(token)

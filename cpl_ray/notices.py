@@ -58,6 +58,10 @@ def _without_effect(config: Config) -> dict[str, str]:
     if Path(config.model).expanduser().is_dir():
         note("the model is a local folder", "model_revision")
     _search(config, note)
+    if config.propose.prompts is not None:
+        note("propose.prompts gives the questions", "propose.temperature", "propose.max_prompt_tokens")
+    if config.prompt.chat:
+        note("prompt.chat wraps questions in the chat template", "propose.template")
     if not config.budget.rescore:
         note("budget.rescore is false, so no champion is asked", "budget.alpha")
     if not config.tracking.enabled:

@@ -26,6 +26,7 @@ FILLED = ("multiple_choice", "question")
 # Some templates print today's date by default; a prompt that differs tomorrow would break resume and comparison.
 _TEMPLATE_DATE = "26 Jul 2024"
 _SYSTEM_ROLES = ("system", "developer")
+_WORDS = "cpl-user-words"
 
 
 def uses_chat(scorer: str, prompt: PromptConfig, tokenizer: Any) -> bool:
@@ -100,6 +101,28 @@ def _templated(item: Item, messages: Sequence[Message], tokenizer: Any) -> str:
     except Exception as error:  # a template is a program of the model's author and raises what it likes
         raise RowError(f"the tokenizer's chat template refuses the item: {error}") from None
     return str(text)
+
+
+def open_user_turn(tokenizer: Any) -> str:
+    """Return the chat template's text up to where the user's words begin.
+
+    A chat model that goes on from here writes a question: Magpie, Xu et al. 2024 (arXiv 2406.08464), section 2.1.
+
+    Raises:
+        ConfigError: the tokenizer has no chat template, or none that shows the user's words.
+    """
+    if not tokenizer.chat_template:
+        raise ConfigError("prompt.chat is true, but the tokenizer has no chat template; set prompt.chat=false")
+    try:
+        text = _templated(Item("open-turn", "chat"), [Message("user", _WORDS)], tokenizer)
+    except RowError as error:
+        raise ConfigError(f"no question can be sampled: {error}; give propose.prompts") from None
+    before, found, _ = text.partition(_WORDS)
+    if not found:
+        raise ConfigError(
+            "the chat template does not show the user's words, so none can be sampled; give propose.prompts"
+        )
+    return before
 
 
 def asked(item: Item) -> str:

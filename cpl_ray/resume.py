@@ -12,6 +12,7 @@ FREE = (
     "gate",
     "search",
     "compare",
+    "propose",
     "assess.num_actors",
     "cluster.max_failures",
     "cluster.timeout_s",

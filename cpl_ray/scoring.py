@@ -1,19 +1,15 @@
-"""Score items on the cluster: a Ray Data actor pool, the model loaded once per actor, errors kept per item."""
+"""Score items on the cluster, in blocks of similar length; errors are kept per item."""
 
-import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
-import ray
-import ray.data
 
+from cpl_ray.actor_pool import Loaded, Work, apart, on_actors
 from cpl_ray.assessment import Verdict
 from cpl_ray.config import Config
-from cpl_ray.errors import ConfigError, UserError
 from cpl_ray.items import Item
-from cpl_ray.model_source import local_source
 
 _BLOCKS_PER_ACTOR = 4
 _BATCHES_PER_BLOCK = 4
@@ -26,7 +22,6 @@ _SCHEMA = pa.schema(
         ("scores", pa.list_(pa.float64())),
         ("error", pa.string()),
         ("f1", pa.float64()),
-        ("fatal", pa.string()),
     ]
 )
 
@@ -42,8 +37,7 @@ def score_items(
 ) -> dict[str, Verdict]:
     """Score items in parallel and return the verdicts by item id.
 
-    Ray must be initialised. The actors take `cluster.cpus_per_worker` CPUs (and a GPU where `cluster.use_gpu`) each;
-    nothing else needs a CPU slot, so a pool as large as the cluster works.
+    Ray must be initialised; see `on_actors`.
 
     Args:
         items: what to ask; ids are unique.
@@ -61,41 +55,20 @@ def score_items(
         raise ValueError("items with equal ids cannot be told apart in the results")
     if not items:
         return {}
-    # workers have another working folder
-    model_path = str(local_source(model_path) or model_path)
     num_actors = min(config.assess.num_actors or config.cluster.num_workers, len(items))
-    rows = _block_rows(len(items), num_actors, config.assess.batch_size)
-    blocks = _blocks(items, rows)
-    # from_items makes blocks here in the driver; from_arrow would start a task, which needs a CPU and a new process
-    dataset = ray.data.from_items([{"items": block} for block in blocks], override_num_blocks=len(blocks))
-    # one progress display is enough, and the caller has it; the options of other datasets are not touched
-    dataset.context.enable_progress_bars = False
-    dataset.context.enable_operator_progress_bars = False
-    dataset.context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns of bars that are off
-    scored = dataset.map_batches(
-        _ScoringActor,
-        fn_constructor_kwargs={
-            "config": config.model_dump(),
-            "scorer": scorer,
-            "model_path": model_path,
-            "max_length": max_length,
-        },
-        batch_size=1,
-        batch_format="pyarrow",
-        # starts the whole pool at once, yet works with the actors that fit if they do not all fit
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_actors, initial_size=num_actors),
-        num_cpus=config.cluster.cpus_per_worker,
-        num_gpus=1 if config.cluster.use_gpu else 0,
-    )
+    blocks = _blocks(items, _block_rows(len(items), num_actors, config.assess.batch_size))
     verdicts: dict[str, Verdict] = {}
-    tables: Iterable[Any] = scored.iter_batches(batch_size=None, batch_format="pyarrow")
-    for table in tables:
-        for row in table.to_pylist():
-            if row["fatal"] is not None:
-                raise ConfigError(row["fatal"])
-            verdicts[row["id"]] = _verdict(row)
+    for rows in on_actors(
+        blocks,
+        scoring,
+        {"scorer": scorer},
+        schema=_SCHEMA,
+        config=config,
+        model_path=model_path,
+        num_actors=num_actors,
+        max_length=max_length,
+    ):
+        verdicts |= {row["id"]: _verdict(row) for row in rows}
         if progress is not None:
             progress(len(verdicts), len(items))
     missing = [item.id for item in items if item.id not in verdicts]
@@ -104,66 +77,22 @@ def score_items(
     return {item.id: verdicts[item.id] for item in items}
 
 
-class _ScoringActor:
-    """Holds one model and scores blocks of items with it."""
+def scoring(loaded: Loaded, *, scorer: str) -> Work:
+    """Return the work of one actor: items as JSON in, verdicts as rows out."""
+    from cpl_ray.predict import Scorer  # needs torch, as only the actors must
 
-    def __init__(self, config: dict[str, Any], scorer: str, model_path: str, max_length: int | None) -> None:
-        """Load model and tokenizer; a failure that the user can act on is kept and reported with the first block."""
-        self.fatal: str | None = None
-        try:
-            self._load(Config.model_validate(config), scorer, model_path, max_length)
-        except UserError as error:
-            self.fatal = str(error)
+    asker = Scorer.of(loaded.config, loaded.tokenizer, name=scorer, max_length=loaded.max_length, vision=loaded.vision)
 
-    def _load(self, config: Config, scorer: str, model_path: str, max_length: int | None) -> None:
-        # imported here: the driver and a head node without these packages never need them
-        import torch
+    def work(texts: list[str]) -> list[dict[str, Any]]:
+        items = [Item.from_json(text) for text in texts]
+        return [_as_row(verdict) for verdict in score_apart(lambda some: asker.score(loaded.model, some), items)]
 
-        from cpl_ray.model import item_max_length, load_model, load_tokenizer
-        from cpl_ray.predict import Scorer
-        from cpl_ray.vision import load_vision
-
-        if not config.cluster.use_gpu:
-            # every actor would otherwise start a thread for each core of the machine
-            torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
-        tokenizer = load_tokenizer(config, model_path)
-        model = load_model(
-            model_path,
-            dtype=config.train.dtype,
-            revision=config.model_revision,
-            trust_remote_code=config.trust_remote_code,
-        )
-        self.model: torch.nn.Module = model
-        if config.cluster.use_gpu:
-            self.model.to("cuda")  # type: ignore[arg-type]  # transformers wraps it without types
-        limit = max_length or item_max_length(config, model.config, tokenizer)
-        self.scorer = Scorer.of(
-            config, tokenizer, name=scorer, max_length=limit, vision=load_vision(config, model_path)
-        )
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Return the verdicts on one block of items, or one row that tells why none of any block can be had."""
-        if self.fatal is not None:
-            return _table([], [self.fatal])
-        try:
-            items = [Item.from_json(text) for block in batch["items"].to_pylist() for text in block]
-            return _table(score_apart(lambda some: self.scorer.score(self.model, some), items), [])
-        except UserError as error:
-            return _table([], [str(error)])
+    return work
 
 
 def score_apart(score: Callable[[list[Item]], list[Verdict]], items: list[Item]) -> list[Verdict]:
     """Score items together, and one by one where that fails, so that a bad one costs only itself."""
-    try:
-        return score(items)
-    except UserError:
-        raise
-    # whatever a model's code or memory raises; a single item's failure is kept with the item and shown
-    except Exception as error:
-        if len(items) == 1:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            return [Verdict(items[0].id, correct=False, prediction="", margin=math.nan, error=reason)]
-    return [verdict for item in items for verdict in score_apart(score, [item])]
+    return apart(score, items, lambda item, reason: Verdict(item.id, False, "", math.nan, error=reason))
 
 
 def _block_rows(num_items: int, num_actors: int, batch_size: int) -> int:
@@ -178,21 +107,16 @@ def _blocks(items: Sequence[Item], rows: int) -> list[list[str]]:
     return [texts[start : start + rows] for start in range(0, len(texts), rows)]
 
 
-def _table(verdicts: Sequence[Verdict], fatal: Sequence[str]) -> pa.Table:
-    rows = [
-        {
-            "id": verdict.id,
-            "correct": verdict.correct,
-            "prediction": verdict.prediction,
-            "margin": verdict.margin,
-            "scores": list(verdict.scores),
-            "error": verdict.error,
-            "f1": verdict.f1,
-            "fatal": None,
-        }
-        for verdict in verdicts
-    ]
-    return pa.Table.from_pylist([*rows, *({"fatal": reason} for reason in fatal)], schema=_SCHEMA)
+def _as_row(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "id": verdict.id,
+        "correct": verdict.correct,
+        "prediction": verdict.prediction,
+        "margin": verdict.margin,
+        "scores": list(verdict.scores),
+        "error": verdict.error,
+        "f1": verdict.f1,
+    }
 
 
 def _verdict(row: dict[str, Any]) -> Verdict:

@@ -13,6 +13,7 @@ from pipelines.env import env
 from pipelines.evaluate import evaluate
 from pipelines.init import init
 from pipelines.promote import promote
+from pipelines.propose import propose
 from pipelines.register import register
 from pipelines.report import report
 from pipelines.rollback import rollback
@@ -38,6 +39,7 @@ for _verb in (
     sweep,
     compare,
     study,
+    propose,
     assess,
     train,
     evaluate,

@@ -65,6 +65,18 @@ def check_places(config: Config) -> Findings:
     return problems, remarks
 
 
+def check_propose(config: Config) -> None:
+    """Check the scorer and the file of prompts of `cpl propose`.
+
+    Raises:
+        UserError: one of them cannot be used.
+    """
+    from cpl_ray.proxy_prompts import check_scorer, seeds_of
+
+    check_scorer(config)
+    seeds_of(config)
+
+
 def check_data(config: Config) -> DataFound:
     """Read every source, within its error budget, and check brought sets for leaks."""
     found = DataFound()

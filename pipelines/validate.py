@@ -1,6 +1,7 @@
 """`cpl validate`: everything that can be found wrong before anything expensive starts, and the plan of the run."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,12 +9,13 @@ import typer
 
 from cpl_ray.config import Config
 from cpl_ray.config_compare import CompareConfig
+from cpl_ray.config_propose import ProposeConfig
 from cpl_ray.contenders import contenders
-from cpl_ray.errors import ConfigError
+from cpl_ray.errors import ConfigError, UserError
 from cpl_ray.loading import load_config
 from cpl_ray.notices import notices
 from cpl_ray.space import dimensions
-from pipelines.checks import check_data, check_model, check_places
+from pipelines.checks import check_data, check_model, check_places, check_propose
 from pipelines.console import AsJson, Outcome, Overrides, Quiet, Verbose, execute
 from pipelines.plan import Plan, plan_of
 from pipelines.tables import print_table
@@ -58,11 +60,16 @@ def check(config: Config, outcome: Outcome) -> dict[str, Any]:
         outcome.say(notice, event="note")
     problems, remarks = check_model(config)
     place_problems, place_remarks = check_places(config)
-    for section, given in ((dimensions, config.search.space), (contenders, config.compare != CompareConfig())):
+    sections: tuple[tuple[Callable[[Config], object], object], ...] = (
+        (dimensions, config.search.space),
+        (contenders, config.compare != CompareConfig()),
+        (check_propose, config.propose != ProposeConfig()),
+    )
+    for section, given in sections:
         try:
             if given:
                 section(config)
-        except ConfigError as error:
+        except UserError as error:
             problems.append(str(error))
     found = check_data(config)
     problems += place_problems + found.problems

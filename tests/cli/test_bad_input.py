@@ -132,6 +132,28 @@ def test_settings(place: Path, cpl: Any, overrides: tuple[str, ...], code: int, 
 
 
 @pytest.mark.parametrize(
+    ("overrides", "code", "words"),
+    [
+        (("propose.prompts=nowhere.txt",), 3, ("propose.prompts", "nowhere.txt")),
+        (("propose.prompts=c.yaml",), 3, ("propose.prompts", "c.yaml", ".txt, .jsonl")),
+        (("propose.prompts=empty.txt",), 1, ("propose.prompts", "no row", "empty.txt")),
+        (("propose.template=Q",), 3, ("propose.template", "{question}", "'Q'")),
+        (("propose.held_out=1",), 3, ("propose.held_out",)),
+        (("assess.scorer=choice_loglik",), 3, ("choice_loglik", "exact_match")),
+        (("run.resume=true",), 3, ("run.resume", "run.overwrite")),
+    ],
+)
+def test_proposing(place: Path, cpl: Any, overrides: tuple[str, ...], code: int, words: tuple[str, ...]) -> None:
+    (place / "empty.txt").write_text("\n")
+    found, said = cpl("propose", "c.yaml", *overrides)
+    assert found == code, said
+    assert [word for word in words if word not in said] == []
+    assert not (place / "runs").exists()
+    if overrides != ("run.resume=true",):
+        assert cpl("validate", "c.yaml", *overrides)[0] == 3
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         (b"", ("c.yaml", "model")),

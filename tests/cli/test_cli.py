@@ -19,6 +19,7 @@ VERBS = (
     "run",
     "sweep",
     "study",
+    "propose",
     "assess",
     "train",
     "evaluate",

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 import ray
 import torch
@@ -20,7 +19,7 @@ from cpl_ray.errors import ConfigError
 from cpl_ray.items import Item
 from cpl_ray.model import load_model, load_tokenizer, save_model
 from cpl_ray.predict import Scorer
-from cpl_ray.scoring import _block_rows, _ScoringActor, score_items
+from cpl_ray.scoring import _block_rows, score_apart, score_items
 
 ROOT = Path(__file__).parents[2]
 LENGTH = 96
@@ -153,18 +152,16 @@ def test_a_model_that_cannot_be_loaded_is_one_clear_error(folder: Path, tmp_path
 class Fragile:
     """Fails on a whole batch that holds the item "bad"."""
 
-    def score(self, model: object, items: list[Item]) -> list[Verdict]:
+    def score(self, items: list[Item]) -> list[Verdict]:
         if any(item.id == "bad" for item in items):
             raise RuntimeError("out of memory\nat length")
         return [Verdict(item.id, correct=True, prediction="x", margin=1.0) for item in items]
 
 
 def test_an_item_that_breaks_its_batch_costs_only_itself() -> None:
-    actor = object.__new__(_ScoringActor)
-    actor.fatal, actor.model, actor.scorer = None, None, Fragile()  # type: ignore[assignment]
-    block = [replace(questions(1)[0], id=name).to_json() for name in ("a", "bad", "b")]
-    rows = actor(pa.table({"items": [block]})).to_pylist()
-    assert [(row["id"], row["correct"], row["error"]) for row in rows] == [
+    items = [replace(questions(1)[0], id=name) for name in ("a", "bad", "b")]
+    verdicts = score_apart(Fragile().score, items)
+    assert [(verdict.id, verdict.correct, verdict.error) for verdict in verdicts] == [
         ("a", True, None),
         ("bad", False, "RuntimeError: out of memory"),
         ("b", True, None),

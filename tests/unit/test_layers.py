@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MAX_LINES = 300
 
 LAYERS = {
-    1: {"model", "vision", "batches", "forward", "generate", "predict", "adapters", "methods.build"},
+    1: {"model", "vision", "batches", "forward", "generate", "predict", "adapters", "methods.build", "proxy_writer"},
     2: {"engine", "zero_layout", "zero_masters"},
     3: {
         "step",
@@ -32,7 +32,9 @@ LAYERS = {
         "probes.taylor",
     },
     4: {
+        "actor_pool",
         "scoring",
+        "drafting",
         "streams",
         "worker",
         "trainer",
@@ -74,13 +76,13 @@ LAYERS = {
 }
 # layer 0, on tensors: takes tensors and numbers, knows no model and no configuration
 TENSORS = {"rule", "loss", "optimizer", "mastered", "wrapped", "collectives", "layout", "layer_shares"}
-TENSORS |= {"estimators", "gradients", "masks", "orthogonal", "state_bytes"}
+TENSORS |= {"sampling", "estimators", "gradients", "masks", "orthogonal", "state_bytes"}
 
 # of the whole project, tests aside; "pipelines" stands for any file there
 IMPORTERS = {
     "deepspeed": {"engine"},
     "peft": {"adapters"},
-    "ray": {"scoring", "rescoring", "streams", "worker", "trainer", "search", "pipelines"},
+    "ray": {"actor_pool", "rescoring", "streams", "worker", "trainer", "search", "pipelines"},
     "mlflow": {"mlflow_client", "mlflow_entries", "tracking", "delivery", "registry", "promotion", "qa_model"},
 }
 HEAVY = {"torch", "ray", "deepspeed", "mlflow", "transformers", "peft", "accelerate", "matplotlib", "lm_eval"}

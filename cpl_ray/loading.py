@@ -49,11 +49,11 @@ _Loader.yaml_implicit_resolvers = {
 _LINE_BREAKS = frozenset("\x85\u2028\u2029")  # YAML's own; unquoted or in single quotes they would be folded
 
 
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+def _represented(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if _LINE_BREAKS & set(text) else None)
 
 
-_Dumper.add_representer(str, _text)
+_Dumper.add_representer(str, _represented)
 for _yaml in (_Loader, _Dumper):
     _yaml.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 

@@ -68,19 +68,23 @@ def test_questions_stay_together_and_rows_that_do_not_count_are_left_out() -> No
         cut(rows, 3, 0)
 
 
+def quiet(message: str, *, event: str = "say", **fields: Any) -> None:
+    """Say nothing."""
+
+
 def test_a_plan_is_that_of_the_settings(tmp_path: Path) -> None:
     place = {"name": "asked", "dir": str(tmp_path)}
     settings = {"model": "toy", "run": place, "train": {"mastered_size": 2}, "study": {"rounds": 6}}
     config = Config.model_validate(settings)
     run = RunDir(config)
     write_assessment(run.assessment, whole().parts, {})
-    plan = Plan.of(Bench(config, run, print))
+    plan = Plan.of(Bench(config, run, quiet))
     assert [len(part) for part in plan.parts] == [1] * 6
     assert len(plan.whole.parts["mastered_train"]) == 2
     assert plan.base.keys() == {one.item.id for _, one in plan.whole.rows()}
     more = Config.model_validate({**settings, "study": {"rounds": 7}})
     with pytest.raises(DataError, match=r"study\.rounds is 7, but the injection set has 6 questions"):
-        Plan.of(Bench(more, run, print))
+        Plan.of(Bench(more, run, quiet))
 
 
 def test_one_round_is_refused() -> None:

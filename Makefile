@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo demo-seeds test lint bench
+.PHONY: setup demo demo-seeds test test-ray test-others lint bench
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -27,8 +27,15 @@ demo: setup
 demo-seeds: setup
 	$(BIN)/python -m pipelines.demo --seeds 0 1 2
 
+# the tests on Ray wait much, so the others run beside them
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target test-ray test-others
+
+test-ray:
+	$(BIN)/python -m pytest -m ray
+
+test-others:
+	$(BIN)/python -m pytest -m "not ray"
 
 lint: setup
 	$(BIN)/ruff check .

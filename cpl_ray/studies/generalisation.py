@@ -100,10 +100,11 @@ def analyse(flips: Rows) -> Findings:
 def _by_method(rows: Rows) -> Iterator[str]:
     for method, title in METHODS.items():
         own = next(row for row in rows if (row["method"], row["prompt"]) == (method, OWN))
+        who = title[0].upper() + title[1:]
         learned, carried = pooled(rows, method, "learned"), pooled(rows, method, "carried")
         forgotten, in_set = pooled(rows, method, "forgotten_held_out"), pooled(rows, method, "forgotten_in_set")
         yield (
-            f"{title[0].upper()}{title[1:]} learned {_counted(own, 'learned')} with its own prompt and {_said(learned)} with the others; of "
+            f"{who} learned {_counted(own, 'learned')} with its own prompt and {_said(learned)} with the others; of "
             f"what it had learned {_said(carried)} carried over{_range(rows, method)}, so {_bound(carried)}. It forgot "
             f"{_counted(own, 'forgotten_held_out')} of M test with its own prompt and {_said(forgotten)} with the "
             f"others, in-set {_counted(own, 'forgotten_in_set')} and {_said(in_set)}: "

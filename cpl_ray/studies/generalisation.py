@@ -89,7 +89,7 @@ def analyse(flips: Rows) -> Findings:
     headline["mcnemar_forgotten_other"] = every.p_value
     first = (
         "Under each prompt only items count that the base model answered rightly (for forgetting) or wrongly (for "
-        f"learning) under that same prompt; over the {headline['prompts']} other prompts an item counts once for each."
+        f"learning) under that same prompt. Other prompts: {headline['prompts']}; an item counts once for each."
     )
     sentences = [first, *_by_method(rows), _compared(every)]
     tests = [{"prompt": prompt, "measure": name, **table.to_dict()} for (prompt, name), table in paired.items()]
@@ -100,10 +100,11 @@ def analyse(flips: Rows) -> Findings:
 def _by_method(rows: Rows) -> Iterator[str]:
     for method, title in METHODS.items():
         own = next(row for row in rows if (row["method"], row["prompt"]) == (method, OWN))
+        who = title[0].upper() + title[1:]
         learned, carried = pooled(rows, method, "learned"), pooled(rows, method, "carried")
         forgotten, in_set = pooled(rows, method, "forgotten_held_out"), pooled(rows, method, "forgotten_in_set")
         yield (
-            f"{title} learned {_counted(own, 'learned')} with its own prompt and {_said(learned)} with the others; of "
+            f"{who} learned {_counted(own, 'learned')} with its own prompt and {_said(learned)} with the others; of "
             f"what it had learned {_said(carried)} carried over{_range(rows, method)}, so {_bound(carried)}. It forgot "
             f"{_counted(own, 'forgotten_held_out')} of M test with its own prompt and {_said(forgotten)} with the "
             f"others, in-set {_counted(own, 'forgotten_in_set')} and {_said(in_set)}: "

@@ -158,7 +158,8 @@ def _differences(rows: Rows, paired: Mapping[tuple[str, str], TwoByTwo]) -> list
         }
         told = "; ".join(f"{claim} {_listed(found[kind])}" for kind, claim in claims.items() if found[kind])
         if told:
-            said.append(f"Against {_TITLES[other]} (exact McNemar) the mask on the update {told}.")
+            rival = "the mask on the gradient" if other == "gradient" else _TITLES[other]
+            said.append(f"Against {rival} (exact McNemar) the mask on the update {told}.")
     return said
 
 

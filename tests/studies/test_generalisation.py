@@ -72,7 +72,7 @@ def test_numbers_by_method_and_prompt() -> None:
 def test_the_verdict_says_what_the_numbers_say() -> None:
     found = analyse(ROWS)
     assert "Under each prompt only items count that the base model answered rightly" in found.verdict
-    cpl, plain = found.verdict.split("plain fine-tuning learned")
+    cpl, plain = found.verdict.split("Plain fine-tuning learned")
     assert "CPL learned 10 of 12 with its own prompt and 9 of 11 with the others; of what it had learned 9 of 10" in cpl
     assert "not bound to the prompt. It forgot 0 of 40 of M test" in cpl
     assert "what is kept is not shown to be bound to the prompt" in cpl

@@ -124,7 +124,8 @@ def _share(whole: Rows, found: Trend, keep_learned: bool) -> str:
     )
     text = (
         f"Over {len(whole)} rounds {protected} the collaborative share is {course}, as the mean over the first "
-        f"{whole[0]['window']} updates of each ({zero} are exactly zero). It changes by {_points(found.slope)} points a round"
+        f"{whole[0]['window']} updates of each ({zero} are exactly zero). It changes by "
+        f"{_points(found.slope)} points a round"
     )
     if found.low is None or found.high is None:
         return f"{text}; two rounds give no interval, so whether the share falls cannot be told."

@@ -62,17 +62,21 @@ def with_shares(rounds: Sequence[Mapping[str, Any]], updates: Sequence[Mapping[s
     """Return the rows of `rounds` with the collaborative share of their updates.
 
     Adds `share_first`, `share_last`, `share_mean`, and `share_window`: the mean over as many first updates as the
-    shortest round has, so that long rounds are not compared with short ones.
+    shortest round has, so that long rounds are not compared with short ones; `zero_window` is that part of it which is
+    exactly zero.
     """
     by_round: dict[int, list[float]] = {}
+    zeros: dict[int, list[float]] = {}
     for row in sorted(updates, key=lambda row: (row["round"], row["step"])):
         by_round.setdefault(row["round"], []).append(row["collaborative_share"])
+        zeros.setdefault(row["round"], []).append(row["zero_share"])
     window = min(len(shares) for shares in by_round.values())
     found = []
     for row in rounds:
         shares = by_round[row["round"]]
         ends = {"share_first": shares[0], "share_last": shares[-1], "share_mean": _mean(shares)}
         found.append({**row, **ends, "share_window": _mean(shares[:window]), "window": window})
+        found[-1]["zero_window"] = _mean(zeros[row["round"]][:window])
     return found
 
 
@@ -112,6 +116,7 @@ def analyse(rounds: Rows, updates: Rows, *, target: float, keep_learned: bool) -
 
 def _share(whole: Rows, found: Trend, keep_learned: bool) -> str:
     course = ", ".join(percent(row["share_window"]) for row in whole)
+    zero = ", ".join(percent(row["zero_window"]) for row in whole)
     protected = (
         f"(M train grew from {whole[0]['mastered']} to {whole[-1]['mastered']} items by what was learned)"
         if keep_learned
@@ -119,11 +124,12 @@ def _share(whole: Rows, found: Trend, keep_learned: bool) -> str:
     )
     text = (
         f"Over {len(whole)} rounds {protected} the collaborative share is {course}, as the mean over the first "
-        f"{whole[0]['window']} updates of each. It changes by {_points(found.slope)} points a round"
+        f"{whole[0]['window']} updates of each ({zero} are exactly zero). It changes by "
+        f"{_points(found.slope)} points a round"
     )
     if found.low is None or found.high is None:
         return f"{text}; two rounds give no interval, so whether the share falls cannot be told."
-    interval = f"[{_points(found.low)}, {_points(found.high)}] (95 %, t with {len(whole) - 2} degrees of freedom"
+    interval = f"[{_points(found.low)}, {_points(found.high)}] (95 %, Student's t, rounds are the units"
     ranks = f"Kendall's tau {found.tau:.2f}, p {found.p_value:.2g})"
     if found.high < 0:
         meaning = "the share falls from round to round"

@@ -54,7 +54,13 @@ def rounds(shares: list[list[float]], forgotten: list[int]) -> tuple[list[dict[s
         for number, (own, lost) in enumerate(zip(shares, forgotten, strict=True), start=1)
     ]
     updates = [
-        {"round": number, "step": step, "collaborative_share": share, "conflict_share": 1 - share, "zero_share": 0.0}
+        {
+            "round": number,
+            "step": step,
+            "collaborative_share": share,
+            "conflict_share": 1 - share,
+            "zero_share": share / 8,
+        }
         for number, own in enumerate(shares, start=1)
         for step, share in enumerate(own, start=1)
     ]
@@ -67,6 +73,7 @@ def test_rounds_are_compared_over_equally_many_updates() -> None:
     assert (first["window"], first["share_window"], first["share_mean"]) == (2, 0.55, 0.55)
     assert (second["share_window"], second["share_mean"]) == (pytest.approx(0.45), pytest.approx(1 / 3))
     assert (second["share_first"], second["share_last"]) == (0.5, 0.1)
+    assert second["zero_window"] == pytest.approx(0.45 / 8)
 
 
 @pytest.mark.parametrize(

@@ -19,14 +19,16 @@ from cpl_ray.studies.findings import PAGE
 from cpl_ray.trials import COMPARE_FILE, SWEEP_FILE
 
 Kind = Literal["run", "sweep", "compare", "study"]
-State = Literal["running", "finished", "trained", "assessed", "failed", "interrupted", "unknown", "damaged"]
+State = Literal["running", "finished", "trained", "assessed", "proposed", "failed", "interrupted", "unknown", "damaged"]
 """`unknown`: begun and not ended, on a system that does not tell whether a process holds the folder."""
 
 CHECKPOINTS = Path("train", "checkpoints")
 TRAINING_FAILURE = Path("train", "failure.txt")
 SUMMARY = Path("train", "summary.json")
+PROPOSED = "proposed.json"
 _BEGAN = ("environment.json", "config.yaml", SWEEP_FILE, COMPARE_FILE, PAGE)
-_WORK = ("config.yaml", "environment.json", "tracking.json", "manifest.json", "metrics.jsonl", "model", "flips.parquet")
+_RECORDS = ("config.yaml", "environment.json", "tracking.json", "manifest.json", "metrics.jsonl", PROPOSED)
+_WORK = (*_RECORDS, "model", "flips.parquet")
 """What a run writes while it works; later verbs, such as `cpl promote`, leave these alone."""
 _OURS = ("metrics.jsonl", "assessment", "result.json")
 _PAGES: dict[str, Kind] = {SWEEP_FILE: "sweep", COMPARE_FILE: "compare", PAGE: "study"}
@@ -166,6 +168,8 @@ def _state(folder: Path, *, finished: bool) -> State:
         return "trained"
     if (folder / "assessment").is_dir() and not (folder / "train").exists():
         return "assessed"
+    if (folder / PROPOSED).is_file():
+        return "proposed"
     return "interrupted" if held is False else "unknown"
 
 

@@ -100,13 +100,14 @@ def answer_of(text: str, *, stopped: bool, strict: bool, one_line: bool) -> tupl
 
     Returns:
         The answer and how it ends: with the `end token`; with its `line`; with its last whole `sentence` (a mark and
-        white space after it) where the limit came first. None: it does not end.
+        white space after it) where the limit came first. None: it does not end, as a line that ends in a colon.
     """
     body = text.lstrip()
     margin = text[: len(text) - len(body)]
     first, found, _ = body.partition("\n")
     if one_line and found and not strict:
-        return margin + first.rstrip(), "line"
+        # after a colon the answer would only begin
+        return None if first.rstrip().endswith((":", "：")) else (margin + first.rstrip(), "line")
     if stopped:
         return text.rstrip(), "end token"
     marks = [] if strict else list(_SENTENCE_END.finditer(text))

@@ -92,5 +92,7 @@ def starter(path: Path, items: Path) -> str:
 def _flow(value: Any) -> str:
     """Write one value as YAML on one line."""
     value = list(value) if isinstance(value, tuple) else value
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True).strip()
+    # only double quotes write a line end as \n
+    style = '"' if isinstance(value, str) and "\n" in value else None
+    text = yaml.safe_dump(value, default_flow_style=True, default_style=style, width=10**6, allow_unicode=True).strip()
     return text.removesuffix("...").strip()

@@ -20,7 +20,7 @@ model: model
 data: {items: new.jsonl}
 assess: {batch_size: 4}
 propose: {items: 12, candidates: 60, held_out: 0.25}
-cluster: {num_workers: 2}
+cluster: {num_workers: 1}
 tracking: {enabled: false}
 run: {name: proxy}
 """

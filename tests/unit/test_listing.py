@@ -89,6 +89,7 @@ def evaluated_after_a_failure(folder: Path) -> None:
     [
         (lambda folder: None, "interrupted"),
         (lambda folder: (folder / "assessment").mkdir(), "assessed"),
+        (lambda folder: write(folder, "proposed.json", {"kept": 3}), "proposed"),
         (lambda folder: write(folder, "train/x", 1), "interrupted"),
         (trained, "trained"),
         (failed, "failed"),

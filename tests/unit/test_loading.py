@@ -261,6 +261,8 @@ def _leaves(model: BaseModel, prefix: str) -> list[str]:
         (["data.dataset_split=test"], ["data.dataset_split"]),
         (["data.dataset_split=test", "data.items=squad"], []),
         (["train.shuffle=false", "data.shuffle_window=9"], ["data.shuffle_window"]),
+        (["propose.prompts=p.txt", "propose.temperature=2", "propose.seed=1"], ["propose.temperature"]),
+        (["prompt.chat=true", "propose.template={question}"], ["propose.template"]),
     ],
 )
 def test_notices(write: Path, overrides: list[str], without_effect: list[str]) -> None:

@@ -24,6 +24,7 @@ def draft(number: int, question: str, **values: Any) -> Draft:
     [
         (" Paris\nQuestion: next", False, False, True, (" Paris", "line")),
         ("\n Paris \nmore", False, False, True, ("\n Paris", "line")),
+        ("\nThe answer is:\n1", False, False, True, None),
         (" Paris", True, False, True, (" Paris", "end token")),
         (" One.\nTwo.\n", True, False, False, (" One.\nTwo.", "end token")),
         (" It is 3.5 m. It was bui", False, False, True, (" It is 3.5 m.", "sentence")),

@@ -27,7 +27,7 @@ UPLOAD_TIMEOUT_S = 600
 _FILE = "tracking.json"
 _MAX_REASON_CHARS = 200
 _TALKATIVE = ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry.abstract_store")
-_SYSTEM_ERROR = re.compile(r"\[Errno -?\d+\] ([^'\")\]]+)|(timed out)")
+_SYSTEM_ERROR = re.compile(r"\[Errno -?\d+\] ([^'\")\]]+)|(timed out|Remote end closed connection)")
 _ENVIRONMENT = threading.RLock()
 
 

@@ -5,6 +5,7 @@ in the whole model into a uniform number: the same on every world size and ZeRO 
 """
 
 import math
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -32,11 +33,15 @@ def uniform(counter: Tensor, seed: int, update: int) -> Tensor:
 
 
 class Elements:
-    """Numbers every element of the model, whole parameters one after the other; padding has number -1."""
+    """Numbers every element of the model, whole parameters one after the other; padding has number -1.
+
+    Args:
+        layout: of this rank's optimizer.
+    """
 
     def __init__(self, layout: Layout) -> None:
         sizes = [math.prod(shape) for shape in layout.shapes.values()]
-        first = dict(zip(layout.shapes, [sum(sizes[:i]) for i in range(len(sizes))], strict=True))
+        first = dict(zip(layout.shapes, [0, *accumulate(sizes)], strict=False))
         self._pieces = [[(p.part, first[p.name] + p.start) for p in pieces] for pieces in layout.flats]
 
     def numbers(self, flat: int, part: slice, device: torch.device) -> Tensor:

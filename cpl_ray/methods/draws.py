@@ -4,13 +4,8 @@ A counter-based generator (the finaliser of SplitMix64, Steele et al. 2014) turn
 in the whole model into a uniform number: the same on every world size and ZeRO stage.
 """
 
-import math
-from itertools import accumulate
-
 import torch
 from torch import Tensor
-
-from cpl_ray.layout import Layout
 
 _WEYL = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
@@ -30,31 +25,6 @@ def uniform(counter: Tensor, seed: int, update: int) -> Tensor:
     mixed = (mixed ^ _shifted(mixed, 27)) * _MIX_2
     mixed = mixed ^ _shifted(mixed, 31)
     return _shifted(mixed, 40).to(torch.float32) / (1 << 24)
-
-
-class Elements:
-    """Numbers every element of the model, whole parameters one after the other; padding has number -1.
-
-    Args:
-        layout: of this rank's optimizer.
-    """
-
-    def __init__(self, layout: Layout) -> None:
-        sizes = [math.prod(shape) for shape in layout.shapes.values()]
-        first = dict(zip(layout.shapes, [0, *accumulate(sizes)], strict=False))
-        self._pieces = [[(p.part, first[p.name] + p.start) for p in pieces] for pieces in layout.flats]
-
-    def numbers(self, flat: int, part: slice, device: torch.device) -> Tensor:
-        """Return the numbers of the elements of a slice of a flat tensor, int64 `[n]`."""
-        numbers = torch.full((part.stop - part.start,), -1, dtype=torch.int64, device=device)
-        for place, first in self._pieces[flat]:
-            start, stop = max(place.start, part.start), min(place.stop, part.stop)
-            if start < stop:
-                begin = first + start - place.start
-                numbers[start - part.start : stop - part.start] = torch.arange(
-                    begin, begin + stop - start, device=device
-                )
-        return numbers
 
 
 def _shifted(value: Tensor, bits: int) -> Tensor:

@@ -8,7 +8,8 @@ from torch import Tensor
 from cpl_ray.layout import Layout
 from cpl_ray.mastered import GradientState
 from cpl_ray.methods.base import Chunk, Method
-from cpl_ray.methods.draws import Elements, uniform
+from cpl_ray.methods.draws import uniform
+from cpl_ray.methods.parameters import Parameters
 from cpl_ray.methods.products import spans
 
 
@@ -46,11 +47,11 @@ class GradDrop(Method):
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._elements: Elements | None = None
+        self._parameters: Parameters | None = None
 
     def bind(self, layout: Layout) -> None:
         """Number the elements."""
-        self._elements = Elements(layout)
+        self._parameters = Parameters(layout)
 
     def new_kept(self, like: Tensor) -> GradientState:
         """Return room for g_M of a flat tensor."""
@@ -58,12 +59,12 @@ class GradDrop(Method):
 
     def gradient(self, gradient: Tensor, chunk: Chunk) -> Tensor:
         """Return the sum of both gradients without the dropped entries."""
-        assert self._elements is not None, "bind() comes first"
+        assert self._parameters is not None, "bind() comes first"
         mastered = chunk.flat.kept.gradient[chunk.part]
         fed = torch.empty_like(gradient)
         for part in spans(gradient.numel()):  # foreign optimizers take a whole tensor as one chunk
             here = slice(chunk.part.start + part.start, chunk.part.start + part.stop)
-            numbers = self._elements.numbers(chunk.flat.index, here, gradient.device)
+            numbers = self._parameters.elements(chunk.flat.index, here, gradient.device)
             draws = uniform(numbers, self._seed, chunk.step.index)
             fed[part] = sign_dropout(gradient[part], mastered[part], draws)
         return fed

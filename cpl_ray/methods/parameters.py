@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import islice
+from itertools import accumulate, islice
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ class Parameters:
         self.sizes = torch.tensor([math.prod(shape) for shape in layout.shapes.values()], dtype=torch.float64)
         """Elements of each whole parameter, float64 `[num_parameters]`."""
         numbers = {name: number for number, name in enumerate(self.names)}
+        before = [0, *accumulate(math.prod(shape) for shape in layout.shapes.values())]
+        self._firsts = [[before[numbers[p.name]] + p.start for p in pieces] for pieces in layout.flats]
         self._pieces = [[(p.part.start, p.part.stop, numbers[p.name]) for p in pieces] for pieces in layout.flats]
         self._stops = [[stop for _, stop, _ in pieces] for pieces in self._pieces]
 
@@ -39,6 +41,22 @@ class Parameters:
             if start >= part.stop:
                 return
             yield number, slice(max(start, part.start), min(stop, part.stop))
+
+    def elements(self, flat: int, part: slice, device: torch.device) -> Tensor:
+        """Return each element's number in the whole model, parameters one after the other; padding has -1.
+
+        Args:
+            flat: number of the flat tensor.
+            part: of the flat tensor.
+            device: of the result, int64 `[num_elements]`.
+        """
+        elements = torch.full((part.stop - part.start,), -1, dtype=torch.int64, device=device)
+        begin = bisect_right(self._stops[flat], part.start)
+        for index, (_, run) in enumerate(self.runs(flat, part), start=begin):
+            first = self._firsts[flat][index] + run.start - self._pieces[flat][index][0]
+            numbers = torch.arange(first, first + run.stop - run.start, device=device)
+            elements[run.start - part.start : run.stop - part.start] = numbers
+        return elements
 
     def all_runs(self, flat: int) -> Iterator[tuple[int, slice]]:
         """Yield what `runs` yields for a whole flat tensor, in runs of at most `RUN` elements."""

@@ -4,7 +4,8 @@ from torch import Tensor
 
 from cpl_ray.layout import Layout
 from cpl_ray.methods.base import Chunk, Method
-from cpl_ray.methods.draws import Elements, uniform
+from cpl_ray.methods.draws import uniform
+from cpl_ray.methods.parameters import Parameters
 
 
 class RandomMask(Method):
@@ -25,9 +26,9 @@ class RandomMask(Method):
 
     def bind(self, layout: Layout) -> None:
         """Number the elements."""
-        self._elements = Elements(layout)
+        self._parameters = Parameters(layout)
 
     def update(self, update: Tensor, chunk: Chunk) -> Tensor:
         """Return the update, zero where the draw says so."""
-        numbers = self._elements.numbers(chunk.flat.index, chunk.part, update.device)
+        numbers = self._parameters.elements(chunk.flat.index, chunk.part, update.device)
         return update * (uniform(numbers, self._seed, chunk.step.index) < self._density)

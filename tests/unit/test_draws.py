@@ -3,7 +3,8 @@
 import torch
 
 from cpl_ray.layout import Layout, Piece
-from cpl_ray.methods.draws import Elements, uniform
+from cpl_ray.methods.draws import uniform
+from cpl_ray.methods.parameters import Parameters
 
 
 def test_uniform_and_independent() -> None:
@@ -22,7 +23,7 @@ def test_uniform_and_independent() -> None:
 
 def test_elements_have_one_number_wherever_they_lie() -> None:
     shapes = {"a": (3, 4), "b": (5,)}
-    whole = Elements(Layout(shapes, ((Piece("a", (3, 4), 0, slice(0, 12)), Piece("b", (5,), 0, slice(12, 17))),)))
-    assert whole.numbers(0, slice(0, 17), torch.device("cpu")).tolist() == list(range(17))
-    rank = Elements(Layout(shapes, ((Piece("a", (3, 4), 8, slice(0, 4)), Piece("b", (5,), 0, slice(6, 11))),)))
-    assert rank.numbers(0, slice(2, 13), torch.device("cpu")).tolist() == [10, 11, -1, -1, 12, 13, 14, 15, 16, -1, -1]
+    whole = Parameters(Layout(shapes, ((Piece("a", (3, 4), 0, slice(0, 12)), Piece("b", (5,), 0, slice(12, 17))),)))
+    assert whole.elements(0, slice(0, 17), torch.device("cpu")).tolist() == list(range(17))
+    rank = Parameters(Layout(shapes, ((Piece("a", (3, 4), 8, slice(0, 4)), Piece("b", (5,), 0, slice(6, 11))),)))
+    assert rank.elements(0, slice(2, 13), torch.device("cpu")).tolist() == [10, 11, -1, -1, 12, 13, 14, 15, 16, -1, -1]

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.measure import Timing, compare
-from cpl_ray.batches import collate
+from cpl_ray.batches import micro_batch
 from cpl_ray.collectives import Collectives
 from cpl_ray.config import Config
 from cpl_ray.encoding import Encoded
@@ -57,7 +57,7 @@ def four_updates(refresh: int) -> Callable[[], None]:
     comm = Collectives(engine.device)
     ids = torch.randint(0, VOCAB, (2, BATCH, LENGTH), generator=torch.Generator().manual_seed(1)).tolist()
     mastered, injection = (
-        [collate([Encoded("", tuple(row[:-4]), tuple(row[-4:])) for row in rows], pad_id=0)] for rows in ids
+        [micro_batch([Encoded("", tuple(row[:-4]), tuple(row[-4:])) for row in rows], 0, cost=None)] for rows in ids
     )
 
     def run_four() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cpl_ray.batches import Batch
+from cpl_ray.batches import MicroBatch
 from cpl_ray.collectives import Collectives
 from cpl_ray.config_methods import GuardConfig
 from cpl_ray.errors import NonFiniteError
@@ -65,7 +65,7 @@ class Guard:
     def __init__(self, settings: GuardConfig, engine: Engine, comm: Collectives, passes: Passes) -> None:
         self._settings, self._engine, self._comm, self._passes = settings, engine, comm, passes
         self._mends = settings.mode in ("adapt", "rollback")
-        self._sample: tuple[int, Sequence[Batch]] = (-1, ())  # of which refresh
+        self._sample: tuple[int, Sequence[MicroBatch]] = (-1, ())  # of which refresh
         self._known: tuple[int, float] = (-1, 0.0)  # its loss at the present parameters, if it was measured there
         self._before = 0.0
         self._starts: list[Tensor] = []

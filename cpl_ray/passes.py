@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from cpl_ray.batches import Batch, collate
+from cpl_ray.batches import MicroBatch, micro_batch, pass_cost
 from cpl_ray.collectives import Collectives
 from cpl_ray.config import Config
 from cpl_ray.encoding import Encoded
@@ -68,6 +68,8 @@ class Passes:
             raise DataError(f"train.rule={config.train.rule} needs a mastered set")
         self._config, self._engine, self._comm, self._pad_id = config, engine, comm, pad_id
         self._vision = vision
+        # stage 3 gathers parameters in every forward pass: all ranks have to make equally many
+        self._pass_cost = None if config.running_zero_stage == 3 else pass_cost(engine.device)
         self._injection, self._mastered = injection, mastered
         train, window = config.train, config.data.shuffle_window
         self._batch_size = train.micro_batch_size * train.gradient_accumulation_steps * comm.world_size
@@ -134,12 +136,12 @@ class Passes:
         batches = self._mastered_batches(rows, global_size)
         return accumulate(self._engine, batches, self._comm, "mastered", weight=weight)
 
-    def sample(self, epoch: int, captures: int) -> list[Batch]:
+    def sample(self, epoch: int, captures: int) -> list[MicroBatch]:
         """Return this rank's micro-batches of a refresh, by the number of refreshes before it."""
         rows = self.mastered_rows(epoch, captures)
         return self._mastered_batches(rows, len(rows))
 
-    def _mastered_batches(self, rows: Rows, global_size: int) -> list[Batch]:
+    def _mastered_batches(self, rows: Rows, global_size: int) -> list[MicroBatch]:
         assert self._mastered is not None
         micro = self._config.train.mastered_micro_batch_size or self._config.train.micro_batch_size
         return self._batches(self._mastered, rows, global_size, micro)
@@ -170,7 +172,7 @@ class Passes:
         assert source is not None
         return source
 
-    def _batches(self, source: RowSource, rows: Rows, global_size: int, micro_batch_size: int) -> list[Batch]:
+    def _batches(self, source: RowSource, rows: Rows, global_size: int, micro_batch_size: int) -> list[MicroBatch]:
         micro = rank_micro_batches(
             rows,
             rank=self._comm.rank,
@@ -178,4 +180,6 @@ class Passes:
             global_size=global_size,
             micro_batch_size=micro_batch_size,
         )
-        return [collate(source.take(part), self._pad_id, self._vision) for part in micro]
+        return [
+            micro_batch(source.take(part), self._pad_id, cost=self._pass_cost, vision=self._vision) for part in micro
+        ]

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from cpl_ray.batches import Batch
+from cpl_ray.batches import Batch, MicroBatch
 from cpl_ray.collectives import Collectives
 from cpl_ray.errors import DataError, NonFiniteError
 from cpl_ray.forward import evaluating
@@ -56,7 +56,7 @@ def takes_positions(module: nn.Module) -> bool:
 
 
 def accumulate(
-    engine: Engine, batches: Sequence[Batch], comm: Collectives, what: str, *, weight: float = 1.0
+    engine: Engine, batches: Sequence[MicroBatch], comm: Collectives, what: str, *, weight: float = 1.0
 ) -> PassResult:
     """Run forward and backward over a rank's micro-batches; adds the gradient of the global mean to the engine's.
 
@@ -74,14 +74,16 @@ def accumulate(
         NonFiniteError: the loss is NaN or infinite on some rank; raised on every rank.
         DataError: no token is supervised.
     """
-    num_targets, num_tokens = comm.sum([sum(b.num_targets for b in batches), sum(b.num_tokens for b in batches)])
+    parts = [part for batch in batches for part in batch]
+    num_targets, num_tokens = comm.sum([sum(b.num_targets for b in parts), sum(b.num_tokens for b in parts)])
     if not num_targets:
         raise DataError(f"the {what} batch has no answer token to train on")
     scale = weight * comm.world_size / num_targets
     sparse = takes_positions(engine.module)
     total = 0.0
-    for batch in (b.to(engine.device) for b in batches):
-        loss = _loss_sum(engine.forward, batch, sparse=sparse)
+    for batch in batches:
+        losses = [_loss_sum(engine.forward, part.to(engine.device), sparse=sparse) for part in batch]
+        loss = torch.stack(losses).sum()
         engine.backward(loss * scale)
         total += float(loss.detach())
     mean = comm.sum([total])[0] / num_targets
@@ -90,22 +92,23 @@ def accumulate(
     return PassResult(mean, int(num_tokens))
 
 
-def mean_loss(engine: Engine, batches: Sequence[Batch], comm: Collectives) -> float:
+def mean_loss(engine: Engine, batches: Sequence[MicroBatch], comm: Collectives) -> float:
     """Return the mean loss per supervised token of a global batch: dropout off, no gradient; all ranks call.
 
     Normalised as in `accumulate`, whose batches these are; may be NaN or infinite, then on every rank.
     """
     sparse = takes_positions(engine.module)
+    parts = [part for batch in batches for part in batch]
     total = 0.0
     with evaluating(engine.module), torch.no_grad():
-        for batch in (b.to(engine.device) for b in batches):
-            total += float(_loss_sum(engine.module, batch, sparse=sparse))
-    summed, num_targets = comm.sum([total, float(sum(batch.num_targets for batch in batches))])
+        for part in (p.to(engine.device) for p in parts):
+            total += float(_loss_sum(engine.module, part, sparse=sparse))
+    summed, num_targets = comm.sum([total, float(sum(part.num_targets for part in parts))])
     return summed / num_targets
 
 
 def _loss_sum(forward: Callable[..., Any], batch: Batch, *, sparse: bool) -> Tensor:
-    """Return the sum of a micro-batch's token losses; `sparse`: the model takes the positions that are wanted."""
+    """Return the sum of a batch's token losses; `sparse`: the model takes the positions that are wanted."""
     chosen: dict[str, Tensor | bool] = {"logits_to_keep": batch.positions} if sparse else {}
     output = forward(
         input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **batch.images, **chosen

@@ -1,10 +1,12 @@
 """Padding, labels and loss: only answer tokens count, wherever they are and whatever stands beside them."""
 
+from itertools import combinations
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpl_ray.batches import collate
+from cpl_ray.batches import collate, length_groups, micro_batch
 from cpl_ray.encoding import Encoded
 from cpl_ray.loss import IGNORE, supervised_cross_entropy
 
@@ -57,3 +59,35 @@ def test_half_precision_logits_are_summed_in_float32() -> None:
     loss = supervised_cross_entropy(logits, labels)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, supervised_cross_entropy(logits.float(), labels))
+
+
+def padded(groups: list[int], lengths: list[int], cost: int) -> int:
+    """Cost of a cut, counted row by row."""
+    return cost * len(groups) + sum(min(group for group in groups if group >= length) for length in lengths)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(0, 40))
+def test_no_other_cut_into_groups_costs_less(lengths: list[int], cost: int) -> None:
+    found = length_groups(lengths, cost)
+    assert found == sorted(set(found))
+    assert set(found) <= set(lengths)
+    others = [set(some) | {max(lengths)} for n in range(6) for some in combinations(sorted(set(lengths)), n)]
+    assert padded(found, lengths, cost) <= min(padded(sorted(other), lengths, cost) for other in others)
+
+
+def test_groups_hold_every_item_once_with_less_padding() -> None:
+    items = [Encoded(str(n), tuple(range(1, 2 + n % 7)), (50 + n,)) for n in range(40)]
+    batches = micro_batch(items, 0, cost=8)
+    assert len(batches) > 1
+    assert sum(batch.num_targets for batch in batches) == 40
+    assert sum(batch.num_tokens for batch in batches) == collate(items, 0).num_tokens
+    assert sum(batch.input_ids.numel() for batch in batches) < collate(items, 0).input_ids.numel()
+    rows = [row[mask.bool()].tolist() for b in batches for row, mask in zip(b.input_ids, b.attention_mask, strict=True)]
+    assert sorted(rows) == sorted([*item.context_ids, *item.target_ids] for item in items)
+
+
+def test_one_group_where_every_rank_must_make_equally_many_passes() -> None:
+    items = [Encoded(str(n), tuple(range(1, 2 + n % 7)), (50 + n,)) for n in range(40)]
+    assert len(micro_batch(items, 0, cost=None)) == 1
+    assert len(micro_batch(items, 0, cost=10**6)) == 1
+    assert [batch.num_targets for batch in micro_batch([], 0, cost=8)] == [0]

@@ -1,7 +1,7 @@
 """What a letter-scored mastered set of a weak model is: `python -m benchmarks.letter_bias LETTERS ORDERS TEXT`.
 
 The arguments are run folders that `cpl assess` left on the same items with the same model, with `assess.scorer`
-`letter_logit`, the same with `assess.permutations`, and a scorer of the text of the answers (commands: docs/results.md).
+`letter_logit`, the same with `assess.permutations`, and a scorer of the text of the answers (see docs/results.md).
 """
 
 import argparse

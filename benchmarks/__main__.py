@@ -2,16 +2,21 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from benchmarks import optimizer_step, training_step
+from benchmarks import optimizer_step, scoring, training_step
 from benchmarks.measure import Timing
 from cpl_ray.environment import snapshot
 from cpl_ray.rundir import atomic_write_text
 from pipelines.tables import print_table
 
-BENCHMARKS = {"optimizer_step": optimizer_step.run, "training_step": training_step.run}
+BENCHMARKS: dict[str, Callable[..., list[Timing]]] = {
+    "optimizer_step": optimizer_step.run,
+    "training_step": training_step.run,
+    "scoring": scoring.run,
+}
 
 
 def main() -> None:
@@ -19,12 +24,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; none: all")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--model", help="folder of the model that is asked; none: a small random one. Only scoring")
+    parser.add_argument("--num-items", type=int, default=60, help="items that are asked. Only scoring")
     parser.add_argument("--out", type=Path, default=Path("benchmarks", "results"))
     options = parser.parse_args()
     if unknown := [name for name in options.names if name not in BENCHMARKS]:
         parser.error(f"there is no benchmark {unknown[0]!r}; valid are {', '.join(BENCHMARKS)}")
     for name in options.names or BENCHMARKS:
-        timings = BENCHMARKS[name](options.rounds)
+        more = {"model": options.model, "num_items": options.num_items} if name == "scoring" else {}
+        timings = BENCHMARKS[name](options.rounds, **more)
         print(f"{name}: {(BENCHMARKS[name].__doc__ or '').strip()}")
         print_table(("", "median ms", "10 % - 90 %", "ratio"), [cells(one) for one in timings], numbers=True)
         record = {"name": name, "date": datetime.now().isoformat(timespec="seconds"), "rounds": options.rounds}

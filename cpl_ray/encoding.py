@@ -78,6 +78,7 @@ class Encoder:
         self.scorer = scorer
         self.vision = vision
         self._splice: Ids = ()
+        self._known: dict[tuple[str, bool], Ids] = {}
         self.prompt = prompt
         self.max_length = max_length
         self.over_long = over_long
@@ -169,6 +170,7 @@ class Encoder:
             item = replace(item, kind="multiple_choice", question=item.question or item.cloze or "")
         if item.image is not None and self.vision is None:
             raise RowError("the item has an image, and the model takes none")
+        self._known = {}  # of one item at a time: requests and training pair encode the same texts
         self._splice = self.vision.splice(item.image) if item.image is not None and self.vision is not None else ()
         room = self.max_length - len(self._end)
         parts = self._encode(item)
@@ -276,6 +278,11 @@ class Encoder:
             special: Let the tokenizer add its own start token, unless the text already starts with it (as
                 lm-evaluation-harness does). False after a chat template, which writes its own.
         """
+        if (text, special) not in self._known:
+            self._known[text, special] = self._encoded(text, special)
+        return self._known[text, special]
+
+    def _encoded(self, text: str, special: bool) -> Ids:
         if not special or (self._prefix_text is not None and text.startswith(self._prefix_text)):
             return self._bare(text)
         ids = self._placed(tuple(self.tokenizer.encode(text)))

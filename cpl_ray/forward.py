@@ -14,11 +14,15 @@ from cpl_ray.pictures import Picture
 from cpl_ray.vision import Vision
 
 
+def inside(model: nn.Module) -> nn.Module:
+    """Return the module in a DeepSpeed engine; any other model itself."""
+    inner = getattr(model, "module", None)
+    return inner if isinstance(inner, nn.Module) else model
+
+
 def accepts(model: nn.Module, argument: str) -> bool:
     """Tell whether the forward of `model` (a DeepSpeed engine: of the module inside) takes a keyword argument."""
-    inside = getattr(model, "module", None)
-    inner: nn.Module = inside if isinstance(inside, nn.Module) else model
-    return argument in inspect.signature(type(inner).forward).parameters
+    return argument in inspect.signature(type(inside(model)).forward).parameters
 
 
 def dummy_forward(model: nn.Module, device: torch.device, vision: Vision | None = None) -> None:

@@ -6,7 +6,6 @@ with `error` and disturbs no other.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,28 +14,13 @@ from torch import nn
 from cpl_ray.assessment import Verdict
 from cpl_ray.config import Config
 from cpl_ray.encoding import GENERATING, SCORERS, Encoded, Encoder
-from cpl_ray.forward import Limits, alone, dummy_forward, evaluating, read_logits
+from cpl_ray.forward import Limits, alone, evaluating
 from cpl_ray.generate import Generated, greedy, stop_ids
 from cpl_ray.items import Item, RowError
 from cpl_ray.judging import NON_FINITE, answers, decided, failed, judge_choices, reordered, worse
-from cpl_ray.pictures import Picture
+from cpl_ray.likelihood import Ask, read_scores
 from cpl_ray.token_overlap import best_f1, first_lines, num_lines
 from cpl_ray.vision import Vision
-
-
-@dataclass(frozen=True, slots=True)
-class _Ask:
-    """One thing to read off the logits of an input: a sum of log-probabilities, or the logits of letters."""
-
-    item: int
-    """Index of the item (of the order of its options, where there are several)."""
-    inputs: tuple[int, ...]
-    start: int
-    """Position of the first logits needed; they reach to the end of the input."""
-    targets: tuple[int, ...]
-    """Continuation tokens (one per position from `start`), or letter tokens (all at `start`)."""
-    letters: bool
-    picture: Picture | None = None
 
 
 class Scorer:
@@ -53,6 +37,7 @@ class Scorer:
         min_f1: float = 0.8,
         permutations: int = 0,
         seed: int = 0,
+        share_prompts: bool = True,
     ) -> None:
         """Prepare scoring.
 
@@ -66,6 +51,8 @@ class Scorer:
             min_f1: smallest F1 that is right; only `token_f1`.
             permutations: further option orders that must be answered rightly too; only `letter_logit`.
             seed: chooses the further option orders, per item id.
+            share_prompts: compute what choices and items begin with once a pass, where the model allows it; False: run
+                every choice as a row of its own. Only scorers that do not generate.
         """
         if name not in SCORERS:
             raise ValueError(f"unknown scorer {name!r}; valid are {', '.join(SCORERS)}")
@@ -78,6 +65,7 @@ class Scorer:
         self.vision: Vision | None = encoder.vision  # type: ignore[assignment]  # pure code knows its protocol only
         self.permutations = permutations if name == "letter_logit" else 0
         self.seed = seed
+        self.share_prompts = share_prompts
 
     @classmethod
     def of(
@@ -122,7 +110,7 @@ class Scorer:
         for index, item in enumerate(items):
             variants.append((index, item))
             variants += [(index, variant) for variant in reordered(item, self.permutations, self.seed)]
-        asks: list[_Ask] = []
+        asks: list[Ask] = []
         errors: dict[int, str] = {}
         limits = Limits(model, self.tokenizer)
         for position, (_, variant) in enumerate(variants):
@@ -133,14 +121,21 @@ class Scorer:
                 asks += new
             except RowError as error:
                 errors[position] = str(error)
-        scores = self._read(model, asks, sync_max)
+        scores = read_scores(
+            model,
+            asks,
+            batch_size=self.batch_size,
+            sync_max=sync_max,
+            vision=self.vision,
+            share_prompts=self.share_prompts,
+        )
         verdicts: dict[int, Verdict] = {}
         for position, (index, variant) in enumerate(variants):
             verdict = judge_choices(variant, scores.get(position, []), errors.get(position), self.name)
             verdicts[index] = worse(verdicts[index], verdict) if index in verdicts else verdict
         return [verdicts[index] for index in range(len(items))]
 
-    def _asks(self, position: int, item: Item) -> list[_Ask]:
+    def _asks(self, position: int, item: Item) -> list[Ask]:
         """Return what to read for one item: one ask for all letters, or one per choice.
 
         Raises:
@@ -152,9 +147,9 @@ class Scorer:
         if self.name == "letter_logit":
             context = requests[0].context_ids
             letters = tuple(self.encoder.letter_ids(item))
-            return [_Ask(position, context, len(context) - 1, letters, letters=True, picture=item.image)]
+            return [Ask(position, context, len(context) - 1, letters, letters=True, picture=item.image)]
         return [
-            _Ask(
+            Ask(
                 position,
                 (request.context_ids + request.continuation_ids)[:-1],
                 len(request.context_ids) - 1,
@@ -164,32 +159,6 @@ class Scorer:
             )
             for request in requests
         ]
-
-    def _read(self, model: nn.Module, asks: Sequence[_Ask], sync_max: Callable[[int], int]) -> dict[int, list[float]]:
-        """Return the scores of each asked item in the order of its choices; equal inputs are run once."""
-        sharing: dict[tuple[tuple[int, ...], Picture | None], list[int]] = {}
-        for index, ask in enumerate(asks):
-            sharing.setdefault((ask.inputs, ask.picture), []).append(index)
-        # similar lengths together: little padding; longest first: memory is exhausted at once or never
-        inputs = sorted(sharing, key=lambda key: (-len(key[0]), key[0], "" if key[1] is None else key[1].sha256))
-        results: dict[int, list[float]] = {}
-        device = next(model.parameters()).device
-        num_batches = -(-len(inputs) // self.batch_size)
-        for batch in range(sync_max(num_batches)):
-            rows = inputs[batch * self.batch_size : (batch + 1) * self.batch_size]
-            if not rows:
-                dummy_forward(model, device, self.vision)
-                continue
-            firsts = [min(asks[index].start for index in sharing[row]) for row in rows]
-            pictures = [picture for _, picture in rows]
-            kept = read_logits(model, [ids for ids, _ in rows], firsts, device, self.vision, pictures)
-            for row, first, logits in zip(rows, firsts, kept, strict=True):
-                for index in sharing[row]:
-                    results[index] = _scores(asks[index], logits, first)
-        by_item: dict[int, list[float]] = {}
-        for index, ask in enumerate(asks):
-            by_item.setdefault(ask.item, []).extend(results[index])
-        return by_item
 
     def _by_generation(
         self, model: nn.Module, items: Sequence[Item], sync_max: Callable[[int], int], brief: bool
@@ -272,12 +241,3 @@ class Scorer:
     def _decode(self, ids: list[int]) -> str:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
-
-
-def _scores(ask: _Ask, logits: torch.Tensor, first: int) -> list[float]:
-    """Return the letters' logits, or one sum of log-probabilities (natural log)."""
-    targets = torch.tensor(ask.targets, device=logits.device)
-    if ask.letters:
-        return logits[ask.start - first, targets].tolist()
-    logprobs = torch.log_softmax(logits[ask.start - first :], dim=-1)
-    return [logprobs.gather(1, targets[:, None]).double().sum().item()]

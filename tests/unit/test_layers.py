@@ -14,7 +14,19 @@ ROOT = Path(__file__).resolve().parents[2]
 MAX_LINES = 300
 
 LAYERS = {
-    1: {"model", "vision", "batches", "forward", "generate", "predict", "adapters", "methods.build", "proxy_writer"},
+    1: {
+        "model",
+        "vision",
+        "batches",
+        "forward",
+        "shared_prefix",
+        "likelihood",
+        "generate",
+        "predict",
+        "adapters",
+        "methods.build",
+        "proxy_writer",
+    },
     2: {"engine", "zero_layout", "zero_masters"},
     3: {
         "step",

@@ -26,7 +26,7 @@ from transformers import (
 from cpl_ray.forward import alone
 from cpl_ray.likelihood import Ask, read_scores
 from cpl_ray.shared_prefix import deviation, longest_shareable, read_tree, tolerance
-from cpl_ray.token_tree import MIN_TOKENS, TokenTree, pack
+from cpl_ray.token_tree import MIN_TOKENS, SEQUENCES_PER_ROW, TokenTree, pack
 
 VOCAB = 97
 CPU = torch.device("cpu")
@@ -146,9 +146,9 @@ def test_a_prompt_is_computed_once_and_only_needed_positions_reach_the_head() ->
         passes = Passes(model)
         model.lm_head.register_forward_pre_hook(lambda _module, args: sizes.append(args[0].shape[-2]))
         read_scores(model, some, batch_size=4, sync_max=alone)
-    # the last token of a choice is never an input, and 60 is common to two: after the prompt come 60 61, and 64 65
-    assert passes.shapes == [(1, 50 + 4)]
-    assert sizes == [1 + 4]
+    # the last token of a choice is never an input, and 60 is common to two: after the prompt 60 61 and 64 65 66
+    assert passes.shapes == [(1, 50 + 5)]
+    assert sizes == [1 + 5]
 
 
 def test_a_bad_item_does_not_spoil_those_it_shares_a_pass_with() -> None:
@@ -275,10 +275,9 @@ def test_trees_hold_every_sequence_once_within_their_bounds() -> None:
         held = [ids for tree in trees for ids in tree.paths]
         assert sorted(held) == sorted(seen)
         for tree in trees:
-            assert 1 <= len(tree.paths) <= most
-            limit = max(MIN_TOKENS, 2 * max(map(len, tree.paths)))
-            # one group alone is not divided for its tokens
-            assert len(tree.tokens) <= limit or any(set(tree.paths) <= set(group) for group in groups)
+            longest = max(map(len, tree.paths))
+            assert 1 <= len(tree.paths) <= SEQUENCES_PER_ROW * most
+            assert len(tree.tokens) <= min(most * longest, max(MIN_TOKENS, 2 * longest))
             assert len(tree.tokens) == len({ids[: end + 1] for ids in tree.paths for end in range(len(ids))})
             for ids, path in tree.paths.items():
                 assert [tree.tokens[node] for node in path] == list(ids)
@@ -290,6 +289,11 @@ def test_trees_hold_every_sequence_once_within_their_bounds() -> None:
 def test_what_groups_have_in_common_stands_once() -> None:
     system = tuple(range(1000))
     groups = [[(*system, item, choice) for choice in range(4)] for item in range(2000, 2010)]
-    trees = list(pack(groups, 16))
+    trees = list(pack(groups, 4))
     assert [len(tree.paths) for tree in trees] == [16, 16, 8]
     assert [len(tree.tokens) for tree in trees] == [1000 + 4 * 5, 1000 + 4 * 5, 1000 + 2 * 5]
+
+
+def test_what_has_little_in_common_costs_no_more_tokens_than_rows() -> None:
+    groups = [[(item, *([choice] * 30)) for choice in range(4)] for item in range(100, 103)]
+    assert [len(tree.paths) for tree in pack(groups, 2)] == [2] * 6

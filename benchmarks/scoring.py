@@ -1,7 +1,7 @@
 """Likelihood of choices: shared prompts against a row per choice and against lm-evaluation-harness, equal numbers."""
 
 import time
-from itertools import chain
+from itertools import chain, cycle
 from pathlib import Path
 from typing import Any
 
@@ -20,55 +20,86 @@ from cpl_ray.reading import read_items
 
 ITEMS = Path(__file__).resolve().parents[1] / "examples" / "facts" / "facts.jsonl"
 BATCH, LENGTH, VOCAB = 16, 512, 8192
+PARTS = 5
 LARGEST_DIFFERENCE = 1e-3
 """In nats: what two ways of rounding in float32 may differ by."""
 
 
 def run(rounds: int, *, model: str | None = None, num_items: int = 60) -> list[Timing]:
-    """Compare CPU seconds on one thread for the same facts, cloze prompts with four choices, at batch size 16."""
+    """Compare CPU seconds on one thread for the same facts (cloze, four choices), a fifth of them a round; batch 16."""
     torch.set_num_threads(1)
     items = read_items(str(ITEMS), DataConfig(), name="items").items
     # every n-th: neighbours in the file are about the same country
     items = items[:: len(items) // num_items][:num_items]
     asked, tokenizer = loaded(model) if model else random_model(items)
-    config = Config.model_validate({"model": model or "random", "assess": {"batch_size": BATCH}})
-    scorers = {}
-    for share in (True, False):
-        scorers[share] = Scorer.of(config, tokenizer, name="choice_loglik", max_length=LENGTH)
-        scorers[share].share_prompts = share
-    harness = HFLM(
-        pretrained=asked, tokenizer=tokenizer, backend="causal", device="cpu", batch_size=BATCH, max_length=LENGTH
-    )
-    pairs = [(item.cloze or "", f" {choice}") for item in items for choice in item.choices]
-
-    def ours(share: bool) -> list[float]:
-        return list(chain(*(verdict.scores for verdict in scorers[share].score(asked, items))))
-
-    def theirs() -> list[float]:
-        requests = [
-            Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=index)
-            for index, pair in enumerate(pairs)
-        ]
-        return [value for value, _ in harness.loglikelihood(requests, disable_tqdm=True)]
-
-    check(ours(True), ours(False), theirs())
-    return compare(
-        {"shared prompts": lambda: ours(True), "a row per choice": lambda: ours(False), "lm-eval HFLM": theirs},
+    shared = Asking(asked, tokenizer, items, share=True)
+    apart = Asking(asked, tokenizer, items, share=False)
+    harness = Asking(asked, tokenizer, items, share=None)
+    for asking in (shared, apart, harness):
+        asking.warm_up()
+    timings = compare(
+        {"shared prompts": shared.ask, "a row per choice": apart.ask, "lm-eval HFLM": harness.ask},
         rounds=rounds,
         warmup=0,
         clock=time.process_time,
     )
+    print(f"{len(shared.values)} log-likelihoods of {min(rounds * (num_items // PARTS), num_items)} items")
+    check(shared.values, {"a row per choice": apart.values, "lm-eval HFLM": harness.values})
+    return timings
 
 
-def check(shared: list[float], apart: list[float], harness: list[float]) -> None:
-    """Refuse to time different computations.
+class Asking:
+    """One way of asking, part after part of the items.
+
+    Args:
+        model: a model of transformers.
+        tokenizer: its tokenizer.
+        items: cloze items.
+        share: by the project's scorer, with or without shared prompts; None: by lm-evaluation-harness.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, items: list[Item], *, share: bool | None) -> None:
+        self.model, self.share = model, share
+        self.parts = cycle([items[part::PARTS] for part in range(PARTS)])
+        self.values: dict[tuple[str, int], float] = {}
+        """Log-likelihoods by item id and choice."""
+        config = Config.model_validate({"model": "given", "assess": {"batch_size": BATCH}})
+        self.scorer = Scorer.of(config, tokenizer, name="choice_loglik", max_length=LENGTH)
+        self.scorer.share_prompts = bool(share)
+        self.harness = HFLM(
+            pretrained=model, tokenizer=tokenizer, backend="causal", device="cpu", batch_size=BATCH, max_length=LENGTH
+        )
+        self.few = items[:2]
+
+    def warm_up(self) -> None:
+        """Ask two items: what happens once happens now."""
+        self.ask_some(self.few)
+
+    def ask(self) -> None:
+        """Ask the next part."""
+        self.ask_some(next(self.parts))
+
+    def ask_some(self, items: list[Item]) -> None:
+        """Ask items and keep the values."""
+        keys = [(item.id, choice) for item in items for choice in range(len(item.choices))]
+        if self.share is None:
+            pairs = [(item.cloze, f" {choice}") for item in items for choice in item.choices]
+            requests = [Instance("loglikelihood", {}, pair, index) for index, pair in enumerate(pairs)]
+            values = [value for value, _ in self.harness.loglikelihood(requests, disable_tqdm=True)]
+        else:
+            values = list(chain(*(verdict.scores for verdict in self.scorer.score(self.model, items))))
+        self.values |= dict(zip(keys, values, strict=True))
+
+
+def check(values: dict[tuple[str, int], float], others: dict[str, dict[tuple[str, int], float]]) -> None:
+    """Refuse to compare different computations.
 
     Raises:
         RuntimeError: log-likelihoods differ by more than rounding.
     """
-    for name, values in (("a row per choice", apart), ("lm-eval HFLM", harness)):
-        largest = max(abs(one - other) for one, other in zip(shared, values, strict=True))
-        print(f"{len(values)} log-likelihoods, largest difference to {name}: {largest:.1e} nats")
+    for name, found in others.items():
+        largest = max(abs(value - found[key]) for key, value in values.items())
+        print(f"largest difference to {name}: {largest:.1e} nats")
         if not largest <= LARGEST_DIFFERENCE:
             raise RuntimeError(f"log-likelihoods differ from {name} by {largest:g}, more than {LARGEST_DIFFERENCE:g}")
 

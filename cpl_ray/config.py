@@ -110,7 +110,7 @@ class AssessConfig(Section):
     """Scorer; `auto`: `choice_loglik` if every item has choices, else `exact_match`. `exact_match` and `token_f1` let
     the model answer greedily in its own words (docs/beyond_multiple_choice.md)."""
     batch_size: PositiveInt = 16
-    """Sequences per forward pass of one scoring process."""
+    """Sequences per forward pass of one scoring process; where prompts are shared, as many as cost no more."""
     num_actors: PositiveInt | None = None
     """Scoring processes; null: `cluster.num_workers`."""
     max_new_tokens: PositiveInt = 32

@@ -62,7 +62,7 @@ def read_scores(
     Args:
         model: in evaluation mode. Under ZeRO-3 every rank must call this together, each with its own asks.
         asks: what to read; those of an item follow each other in the order of its choices.
-        batch_size: sequences per forward pass.
+        batch_size: sequences per forward pass; over shared prompts as many as cost no more.
         sync_max: maximum of a number over all ranks, a collective.
         vision: makes the inputs of images; rows then share nothing.
         share_prompts: compute what inputs begin with once, where the model allows it. The same on every rank.

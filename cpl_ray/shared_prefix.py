@@ -24,8 +24,6 @@ _BY_PLACE = ("alibi", "attention_chunk_size", "window_size", "attention_window",
 """Settings of models whose attention looks at places in the row, which are not positions in a tree."""
 _BY_LENGTH = frozenset({"dynamic", "longrope"})
 """Rotary embeddings that depend on the longest sequence in the batch."""
-_NUM_COMPARED = 4
-"""Sequences that are run the plain way too, to compare."""
 
 
 def longest_shareable(model: nn.Module) -> int:
@@ -90,7 +88,7 @@ def read_tree(model: nn.Module, tree: TokenTree, needed: Sequence[int], device: 
 
 
 def deviation(model: nn.Module, tree: TokenTree, firsts: dict[tuple[int, ...], int], device: torch.device) -> float:
-    """Measure how far logits of a tree are from those of plain rows, by some sequences from all over it.
+    """Measure how far logits of a tree are from those of plain rows, by its first and its last sequence.
 
     Two forward passes. `firsts` gives the first needed position of every sequence of the tree.
 
@@ -98,9 +96,8 @@ def deviation(model: nn.Module, tree: TokenTree, firsts: dict[tuple[int, ...], i
         The largest root mean square difference of the logits at a position, in standard deviations of the plain logits
         over the vocabulary there; NaN where some are not finite.
     """
-    rows = list(tree.paths)
-    rows = [rows[index * (len(rows) - 1) // (_NUM_COMPARED - 1)] for index in range(_NUM_COMPARED)]
-    rows = list(dict.fromkeys(rows))
+    sequences = list(tree.paths)
+    rows = list(dict.fromkeys((sequences[0], sequences[-1])))
     nodes = [node for row in rows for node in tree.paths[row][firsts[row] :]]
     shared = read_tree(model, tree, nodes, device)
     plain = torch.cat(list(read_logits(model, rows, [firsts[row] for row in rows], device)))

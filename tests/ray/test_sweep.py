@@ -45,7 +45,7 @@ from pipelines.session import ray_session
 from pipelines.sweeping import sweep
 from pipelines.voice import Voice
 say = Voice()
-config = load_config("stopping.yaml", ["run.name=stopping"])
+config = load_config("stopping.yaml", ["run.name=stopping", "budget.max_forgetting=1"])  # what learns more goes on
 with ray_session(config, say, dashboard=True):
     run = RunDir.create(config)
     sweep(config, run, say)

@@ -27,15 +27,14 @@ demo: setup
 demo-seeds: setup
 	$(BIN)/python -m pipelines.demo --seeds 0 1 2
 
-# the tests on Ray wait much, so the others run beside them
+# the tests on Ray take as long as all others, so they run side by side; each line of output says whose it is
 test: setup
-	@$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target test-ray test-others
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-ray test-others
 
-test-ray:
-	$(BIN)/python -m pytest -m ray
-
-test-others:
-	$(BIN)/python -m pytest -m "not ray"
+test-ray: TESTS := tests/ray
+test-others: TESTS := --ignore=tests/ray
+test-ray test-others:
+	@bash -o pipefail -c '$(BIN)/python -m pytest $(TESTS) 2>&1 | while IFS= read -r line; do printf "%s\n" "$@: $$line"; done'
 
 lint: setup
 	$(BIN)/ruff check .

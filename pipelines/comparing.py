@@ -33,10 +33,10 @@ def compare(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
         ResumeError: the comparison to be continued was another one.
         UserError: every trial failed.
     """
-    from cpl_ray.search import concurrency_of
-
     if config.run.resume:
         _check_resume(load_config(run.config), config)
+    from cpl_ray.search import concurrency_of
+
     contenders(config)
     config = with_tracking_address(prepared(config, run), run)
     with tracked(config, run) as tracker, ray_session(config, say, dashboard=True):

@@ -35,10 +35,10 @@ def sweep(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
         DataError: a choice would need M validation, and there is none.
         UserError: every trial failed.
     """
-    from cpl_ray.search import concurrency_of
-
     if config.run.resume:
         _check_resume(load_config(run.config), config)
+    from cpl_ray.search import concurrency_of
+
     config = with_tracking_address(prepared(config, run), run)
     with tracked(config, run) as tracker, ray_session(config, say, dashboard=True):
         concurrency = concurrency_of(config, config.search.max_concurrent_trials, "search.max_concurrent_trials")

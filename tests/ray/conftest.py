@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,29 +142,39 @@ class World:
 
 def marked(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     """Return the living processes that `process` has started, directly or not."""
-    found = {}
-    for one in psutil.process_iter():
-        try:
-            if one.pid != process.pid and one.environ().get(MARK) == process.mark:  # type: ignore[attr-defined]
-                found[one.pid] = one
-                found |= {child.pid: child for child in one.children(recursive=True)}
-        except psutil.Error:
-            continue
-    return [one for one in found.values() if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    known = {one.pid: one for one in psutil.process_iter()}
+    parents: dict[int, int] = {}
+    found: set[int] = set()
+    for pid, one in known.items():
+        with suppress(psutil.Error):
+            parents[pid] = one.ppid()
+            if pid != process.pid and one.environ().get(MARK) == process.mark:  # type: ignore[attr-defined]
+                found.add(pid)
+    # those that have changed their environment
+    while children := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= children
+    return [known[pid] for pid in sorted(found) if _lives(known[pid])]
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def left_behind(process: "subprocess.Popen[str]", patience_s: float = 20) -> list[str]:
     """Return what still runs of a command that has ended, after waiting for it to go."""
-    until(lambda: not marked(process), patience_s, demand=False)
+    until(lambda: not marked(process), patience_s, demand=False, pause_s=0.2)
     return [" ".join(one.cmdline())[:80] for one in marked(process)]
 
 
-def until(met: Callable[[], Any], timeout_s: float, *, demand: bool = True) -> None:
-    """Wait until `met()` is true."""
+def until(met: Callable[[], Any], timeout_s: float, *, demand: bool = True, pause_s: float = 0.02) -> None:
+    """Wait until `met()` is true, looking every `pause_s`; looking at processes takes CPU time from them."""
     deadline = time.monotonic() + timeout_s
-    while not met() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not demand or met(), "what was waited for did not happen"
+    while not (found := met()) and time.monotonic() < deadline:
+        time.sleep(pause_s)
+    assert not demand or found or met(), "what was waited for did not happen"
 
 
 @pytest.fixture(scope="session")

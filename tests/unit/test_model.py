@@ -109,6 +109,7 @@ def test_unreachable_hub_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*args: object, **kwargs: object) -> None:
         raise OSError("We couldn't connect to 'https://huggingface.co' to load the files\nmore")
 
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", unreachable)  # it is asked first, and would retry
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", unreachable)
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", unreachable)
     for attempt in (lambda: load_model("owner/name"), lambda: load_tokenizer(Config(model="owner/name"))):

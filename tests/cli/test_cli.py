@@ -28,6 +28,7 @@ VERBS = (
     "rollback",
     "report",
     "validate",
+    "plan",
     "init",
     "env",
     "runs",

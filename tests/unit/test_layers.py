@@ -14,13 +14,15 @@ ROOT = Path(__file__).resolve().parents[2]
 MAX_LINES = 300
 
 LAYERS = {
-    1: {"model", "vision", "batches", "forward", "generate", "predict", "adapters", "methods.build", "proxy_writer"},
+    1: {"model", "vision", "batches", "forward", "generate", "predict", "adapters", "methods.build", "proxy_writer"}
+    | {"skeleton", "activations", "item_sizes", "forecast"},
     2: {"engine", "zero_layout", "zero_masters"},
     3: {
         "step",
         "passes",
         "guard",
         "loop",
+        "calibration",
         "checkpoint",
         "evaluation",
         "probes.base",
@@ -76,7 +78,7 @@ LAYERS = {
 }
 # layer 0, on tensors: takes tensors and numbers, knows no model and no configuration
 TENSORS = {"rule", "loss", "optimizer", "mastered", "wrapped", "collectives", "layout", "layer_shares"}
-TENSORS |= {"sampling", "estimators", "gradients", "masks", "orthogonal", "state_bytes"}
+TENSORS |= {"sampling", "estimators", "gradients", "masks", "orthogonal", "state_bytes", "live_bytes"}
 
 # of the whole project, tests aside; "pipelines" stands for any file there
 IMPORTERS = {

@@ -5,13 +5,13 @@ import json
 from datetime import datetime
 from pathlib import Path
 
-from benchmarks import optimizer_step, training_step
+from benchmarks import optimizer_step, plan, training_step
 from benchmarks.measure import Timing
 from cpl_ray.environment import snapshot
 from cpl_ray.rundir import atomic_write_text
 from pipelines.tables import print_table
 
-BENCHMARKS = {"optimizer_step": optimizer_step.run, "training_step": training_step.run}
+BENCHMARKS = {"optimizer_step": optimizer_step.run, "training_step": training_step.run, "plan": plan.run}
 
 
 def main() -> None:

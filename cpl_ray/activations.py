@@ -1,7 +1,7 @@
 """Memory of one training pass, counted operation by operation on tensors without data."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,11 @@ class Pass:
     """Columns at which anything is supervised: logits are made there, for all rows."""
     targets: int
     """Supervised tokens."""
+
+    def within(self, other: "Pass") -> bool:
+        """Tell whether the other is as large in every respect, so that it needs no less."""
+        mine, theirs = astuple(self), astuple(other)
+        return all(one <= most for one, most in zip(mine, theirs, strict=True))
 
     def times(self, factor: int) -> "Pass":
         """Return the shape of a micro-batch of so many times the rows."""

@@ -73,7 +73,7 @@ class Forecast:
             name: batching(sets[name], config, size) for name, size in self.micro_batches.items()
         }
         self._setups: dict[Choice, Setup] = {}
-        self._working: dict[tuple[str, bool], tuple[Working, Working]] = {}
+        self._working: dict[tuple[Pass, bool], tuple[Working, Working]] = {}
 
     def shape(self, name: str) -> Pass:
         """Return the shape of the largest micro-batch of `injection` or `mastered`."""
@@ -82,7 +82,9 @@ class Forecast:
 
     def working(self, choice: Choice, factor: float = 1.0) -> Working:
         """Return the peak of the larger pass; `factor` times as many rows."""
-        most = [self._passes(name, choice, factor) for name in self.micro_batches]
+        shapes = {self.shape(name) for name in self.micro_batches}
+        largest = [one for one in shapes if not any(one != other and one.within(other) for other in shapes)]
+        most = [self._pass(shape, choice, factor) for shape in largest]
         return Working(max(w.beside_gradients for w in most), max(w.freed_gradients for w in most))
 
     def memory(self, choice: Choice, factor: float = 1.0) -> Footprint:
@@ -165,10 +167,9 @@ class Forecast:
         )
         return other.fits(choice)
 
-    def _passes(self, name: str, choice: Choice, factor: float) -> Working:
-        key = (name, choice.checkpointing)
+    def _pass(self, shape: Pass, choice: Choice, factor: float) -> Working:
+        key = (shape, choice.checkpointing)
         if key not in self._working:
-            shape = self.shape(name)
             self._working[key] = (
                 working_memory(self.config, self.settings, shape, checkpointing=choice.checkpointing),
                 working_memory(self.config, self.settings, shape.times(2), checkpointing=choice.checkpointing),

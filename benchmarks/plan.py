@@ -1,4 +1,4 @@
-"""What `cpl plan` says of a run on CPUs against the run itself: growth of the process's memory, seconds of an update."""
+"""What `cpl plan` says of a run on CPUs against the run: growth of the process's memory, seconds of an update."""
 
 import json
 import multiprocessing

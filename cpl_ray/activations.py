@@ -5,7 +5,7 @@ from dataclasses import astuple, dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -65,12 +65,25 @@ def working_memory(config: Config, settings: PretrainedConfig, shape: Pass, *, c
         shape: of the micro-batch.
         checkpointing: recompute activations in the backward pass.
     """
-    mode = FakeTensorMode()
-    model = skeleton(config, settings, where=lambda: mode)
+    model = skeleton(config, settings)
     if checkpointing:
         model.gradient_checkpointing_enable()
-    with mode:
+    with FakeTensorMode():
+        _move_to_cpu(model)
         return _measure(model, shape)
+
+
+def _move_to_cpu(model: PreTrainedModel) -> None:
+    """Put tensors made in the mode at hand in the place of those on the meta device, which have no CPU kernels."""
+    made: dict[int, nn.Parameter] = {}  # tied parameters stay one
+    for module in model.modules():
+        for name, param in module._parameters.items():
+            if param is not None:
+                new = nn.Parameter(torch.empty(param.shape, dtype=param.dtype), requires_grad=param.requires_grad)
+                module._parameters[name] = made.setdefault(id(param), new)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.zeros(buffer.shape, dtype=buffer.dtype)
 
 
 def _measure(model: PreTrainedModel, shape: Pass) -> Working:

@@ -15,6 +15,10 @@ SUB_GROUP = 1_000_000_000
 """Elements of a rank that ZeRO 3 updates at once."""
 GPU_BUCKET = 500_000_000
 """Elements of DeepSpeed's own reduction bucket."""
+CHUNK = 1 << 18
+"""Elements that the optimizer updates at once (optimizer.py)."""
+CHUNK_BYTES = 18
+"""Bytes per element of such a chunk: copies, update, mask; counted on the rule with AdamW."""
 CPU_BUCKET = 1 << 22
 """Elements of the reduction bucket where no GPU is used (engine.py)."""
 
@@ -35,8 +39,8 @@ class Setup:
     """Bytes of what the method keeps for them."""
     guard: int = 0
     """Bytes per element of a copy of the masters."""
-    copies: int = 0
-    """Transient float32 copies of the flat tensor in a step (foreign optimizers)."""
+    transient: int = 0
+    """Bytes per element of a flat tensor that a capture or a step needs in passing."""
     accumulates: bool = False
     """Whether a step has several backward passes."""
     bucket: int = GPU_BUCKET
@@ -119,12 +123,13 @@ def footprint(census: Census, setup: Setup, beside_gradients: int, freed_gradien
 def _passing(census: Census, setup: Setup, part: int) -> tuple[int, int, int]:
     """Return bytes of gradients and of buckets in the backward pass, and the peak of both and all else in the step."""
     stage, element, trained = setup.stage, setup.element, census.trainable
+    held = min(census.largest if stage == 0 else part, SUB_GROUP if stage == 3 else part)  # in one tensor
     norm = 8 * census.largest  # gradients are turned to float64, one at a time, for their norm
-    copies = FLOAT32 * part * setup.copies
-    reduced = FLOAT32 * min(trained, ALLREDUCE) if setup.world_size > 1 else 0
+    inside = max(setup.transient * held, CHUNK_BYTES * min(held, CHUNK))
     if stage == 0:
         gradients = FLOAT32 * trained
-        return gradients, 0, gradients + max(norm, reduced, FLOAT32 * setup.copies * census.largest)
+        reduced = FLOAT32 * min(trained, ALLREDUCE) if setup.world_size > 1 else 0
+        return gradients, 0, gradients + max(norm, inside, reduced)
     if stage == 3:
         small = element * census.small(setup.threshold)
         gathered = small + element * (census.largest + min(setup.prefetch, census.total))
@@ -132,21 +137,20 @@ def _passing(census: Census, setup: Setup, part: int) -> tuple[int, int, int]:
         if setup.offload:
             return 0, bucket + gathered, bucket + small
         gradients = FLOAT32 * part
-        flat = FLOAT32 * min(part, SUB_GROUP) * (1 + setup.copies)
-        return gradients, bucket + gathered, gradients + bucket + small + max(flat, part)
+        return gradients, bucket + gathered, gradients + bucket + small + max(FLOAT32 * held + inside, part)
     if setup.offload:
         bucket = element * (setup.bucket + census.largest)
         return (element * trained if stage == 1 else element * census.owned(setup.world_size)), bucket, 0
     if element < FLOAT32:
         if stage == 1:  # DeepSpeed's own bfloat16 wrapper: float32 gradients of all parameters beside the low ones
-            gradients = FLOAT32 * census.group(setup.world_size)
-            return gradients + element * trained, 0, gradients + max(reduced, copies)
+            gradients = FLOAT32 * census.group(setup.world_size) + element * trained
+            return gradients, 0, gradients + inside
         buckets = element * setup.bucket + FLOAT32 * min(setup.bucket, trained)
-        return FLOAT32 * part, buckets, FLOAT32 * part + max(norm, copies)
+        return FLOAT32 * part, buckets, FLOAT32 * part + max(norm, inside)
     owned = FLOAT32 * census.owned(setup.world_size)
     bucket = FLOAT32 * setup.bucket
     before = owned if setup.accumulates else 0
-    step = before + owned + max(FLOAT32 * part + copies, norm)
+    step = before + owned + max(FLOAT32 * part + inside, norm)
     if stage == 1:
         gradients = FLOAT32 * trained + before
         reducing = before + owned + bucket + FLOAT32 * max(0, trained - setup.bucket)

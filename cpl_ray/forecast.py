@@ -23,6 +23,8 @@ MARGIN = 0.10
 """Share of the memory that is left alone: fragments of the allocator, what libraries take in passing."""
 CONTEXT = GIB
 """Taken by the driver's context, NCCL and the libraries of linear algebra on a GPU."""
+_CAPTURING = {"sign": 5, "full": 5}
+"""Bytes per element in passing while a sign is taken of the whole tensor, as float32 and int8; others go by chunks."""
 MORE_WORKERS = (2, 4, 8, 16, 32, 64)
 
 
@@ -196,12 +198,17 @@ def setup_of(config: Config, census: Census, *, on_cpu: bool) -> Setup:
         moments=moment_bytes(config, sizes),
         mastered=kept_bytes(config, sizes),
         guard=4 if guard.mode in ("adapt", "rollback") and config.mastered_passes == "capture" else 0,
-        copies=2 if "." in config.optimizer.name else 0,
+        transient=max(_CAPTURING.get(train.mastered_state, 0) if train.rule == "cpl" else 0, _stepping(config)),
         accumulates=accumulates,
         bucket=int(zero.get("reduce_bucket_size", CPU_BUCKET if on_cpu else GPU_BUCKET)),
         threshold=int(zero.get("stage3_param_persistence_threshold", 100_000)),
         prefetch=int(zero.get("stage3_prefetch_bucket_size", 50_000_000)),
     )
+
+
+def _stepping(config: Config) -> int:
+    """Return bytes per element in passing of a step: foreign optimizers take a whole tensor at once (wrapped.py)."""
+    return 12 if "." in config.optimizer.name else 0  # before, gradient, and what it moved
 
 
 def moment_bytes(config: Config, sizes: Sequence[int]) -> int:

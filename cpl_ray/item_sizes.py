@@ -11,7 +11,7 @@ from cpl_ray.assessment import read_assessment, resolve_scorer
 from cpl_ray.cells import RowError
 from cpl_ray.config import Config
 from cpl_ray.encoding import Encoder
-from cpl_ray.errors import UserError
+from cpl_ray.errors import ConfigError, UserError
 from cpl_ray.items import Item
 from cpl_ray.model import item_max_length, load_tokenizer
 from cpl_ray.model_source import local_source
@@ -124,14 +124,14 @@ def _requests(item: Item, scorer: str) -> int:
 
 def _tokenizer(config: Config) -> Any:
     """Return the tokenizer if it is on this machine, else None: a plan downloads nothing but a config.json."""
-    if local_source(config.model) is not None:
-        return load_tokenizer(config)
     try:
+        if local_source(config.model) is not None:
+            return load_tokenizer(config)
         return AutoTokenizer.from_pretrained(
             config.model,
             revision=config.model_revision or "main",
             trust_remote_code=config.trust_remote_code,
             local_files_only=True,
         )
-    except (OSError, ValueError):
+    except (ConfigError, OSError, ValueError):
         return None

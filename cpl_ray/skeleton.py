@@ -1,7 +1,5 @@
 """A model from its configuration alone: shapes without weights, so that any size fits on any machine."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -62,31 +60,25 @@ def _read(config: Config, source: str | Path, *, local: bool) -> PretrainedConfi
     return found
 
 
-def skeleton(
-    config: Config,
-    settings: PretrainedConfig,
-    *,
-    where: Callable[[], AbstractContextManager[Any]] = lambda: torch.device("meta"),
-) -> PreTrainedModel:
-    """Return the model that a run trains, adapter included, without weights.
+def skeleton(config: Config, settings: PretrainedConfig) -> PreTrainedModel:
+    """Return the model that a run trains, adapter included, on the meta device.
 
     Args:
         config: the run.
         settings: of the model, from `architecture`; not altered.
-        where: makes the context in which tensors are made: the meta device, or a mode of fake tensors.
 
     Raises:
         ConfigError: transformers knows no such causal language model, or the adapter does not fit it.
     """
     kind: Any = AutoModelForImageTextToText if takes_images(settings) else AutoModelForCausalLM
-    with where():
+    with torch.device("meta"):
         try:
             model: PreTrainedModel = kind.from_config(
                 settings, dtype=DTYPES[config.train.dtype], trust_remote_code=config.trust_remote_code
             )
         except (ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
             raise ConfigError(f"model {config.model!r} cannot be built from its configuration: {error}") from error
-        adapt(model, config.adapter, device=next(model.parameters()).device)
+        adapt(model, config.adapter, device="meta")
         model.train()
     return model
 

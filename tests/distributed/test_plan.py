@@ -135,7 +135,7 @@ def test_tensors_by_role_and_the_peak_are_as_planned_world_2() -> None:
         worst = {role: max(rank[role] for rank in ranks) for role in ranks[0]}
         for role in ("parameters", "masters", "moments", "mastered"):
             assert worst[role] == planned[role], (variant, role, worst, planned)
-        if config.train.dtype == "float32" and config.zero_stage != 1 or config.zero_stage == 2:
+        if config.zero_stage != 1:
             # under ZeRO 1 all gradients are there before they are cut, so the plan has more than what stays
             assert worst["gradients"] == planned["gradients"], (variant, worst, planned)
         assert worst["peak"] == pytest.approx(planned["total"], rel=0.15), (variant, worst, planned)

@@ -106,7 +106,7 @@ def footprint(census: Census, setup: Setup, beside_gradients: int, freed_gradien
         parameters = element * census.shards(setup.world_size, trained=False)
     else:
         parameters = element * ((census.group(setup.world_size) if stage else census.trainable) + frozen)
-    gradients, buckets, step = _passing(census, setup, part)
+    gradients, early, buckets, step = _passing(census, setup, part)
     masters = 0 if stage == 0 else FLOAT32 * part
     moments, mastered, guard = setup.moments, setup.mastered, setup.guard * part
     host = 0
@@ -116,12 +116,12 @@ def footprint(census: Census, setup: Setup, beside_gradients: int, freed_gradien
         masters = moments = mastered = guard = 0
     whole = stage < 2 and not (stage == 1 and setup.offload)
     working = beside_gradients if whole else freed_gradients
-    working = max(working, step - gradients - buckets)
+    working = max(early + working - gradients, step - buckets - gradients, 0)
     return Footprint(parameters, masters, gradients, moments, mastered, guard, buckets, working, host)
 
 
-def _passing(census: Census, setup: Setup, part: int) -> tuple[int, int, int]:
-    """Return bytes of gradients and of buckets in the backward pass, and the peak of both and all else in the step."""
+def _passing(census: Census, setup: Setup, part: int) -> tuple[int, int, int, int]:
+    """Return bytes of gradients, of those that are there beside activations, of buckets, and of all in the step."""
     stage, element, trained = setup.stage, setup.element, census.trainable
     held = min(census.largest if stage == 0 else part, SUB_GROUP if stage == 3 else part)  # in one tensor
     norm = 8 * census.largest  # gradients are turned to float64, one at a time, for their norm
@@ -129,30 +129,34 @@ def _passing(census: Census, setup: Setup, part: int) -> tuple[int, int, int]:
     if stage == 0:
         gradients = FLOAT32 * trained
         reduced = FLOAT32 * min(trained, ALLREDUCE) if setup.world_size > 1 else 0
-        return gradients, 0, gradients + max(norm, inside, reduced)
+        return gradients, gradients, 0, gradients + max(norm, inside, reduced)
     if stage == 3:
         small = element * census.small(setup.threshold)
         gathered = small + element * (census.largest + min(setup.prefetch, census.total))
         bucket = FLOAT32 * setup.bucket
         if setup.offload:
-            return 0, bucket + gathered, bucket + small
+            return 0, 0, bucket + gathered, bucket + small
         gradients = FLOAT32 * part
-        return gradients, bucket + gathered, gradients + bucket + small + max(FLOAT32 * held + inside, part)
+        step = gradients + bucket + small + max(FLOAT32 * held + inside, part)
+        return gradients, gradients, bucket + gathered, step
     if setup.offload:
         bucket = element * (setup.bucket + census.largest)
-        return (element * trained if stage == 1 else element * census.owned(setup.world_size)), bucket, 0
+        gradients = element * (trained if stage == 1 else 0)
+        return gradients, gradients, bucket, 0
     if element < FLOAT32:
         if stage == 1:  # DeepSpeed's own bfloat16 wrapper: float32 gradients of all parameters beside the low ones
             gradients = FLOAT32 * census.group(setup.world_size) + element * trained
-            return gradients, 0, gradients + inside
-        buckets = element * setup.bucket + FLOAT32 * min(setup.bucket, trained)
-        return FLOAT32 * part, buckets, FLOAT32 * part + max(norm, inside)
+            return gradients, gradients, 0, gradients + inside
+        gradients, buckets = FLOAT32 * part, element * setup.bucket + FLOAT32 * min(setup.bucket, trained)
+        return gradients, gradients, buckets, gradients + max(norm, inside)
     owned = FLOAT32 * census.owned(setup.world_size)
     bucket = FLOAT32 * setup.bucket
+    step = owned + max(FLOAT32 * part + inside, norm)
+    if stage == 1:  # reduced in the step, where each goes into the bucket and those of this part on into their own
+        gradients = FLOAT32 * trained
+        reducing = owned + bucket + FLOAT32 * max(0, trained - setup.bucket)
+        return gradients, gradients, bucket, max(step + bucket, reducing)
     before = owned if setup.accumulates else 0
-    step = before + owned + max(FLOAT32 * part + inside, norm)
-    if stage == 1:
-        gradients = FLOAT32 * trained + before
-        reducing = before + owned + bucket + FLOAT32 * max(0, trained - setup.bucket)
-        return gradients, bucket, max(step, reducing)
-    return owned + before, bucket, step
+    # a bucket that takes all gradients is reduced after the last of them, when no activation is left
+    early = before + (owned if setup.bucket < trained else 0)
+    return owned + before, early, bucket, before + step

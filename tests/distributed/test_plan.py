@@ -53,9 +53,9 @@ def small_model() -> Qwen2Config:
 
 
 def storages(tensors: Any) -> dict[int, int]:
-    """Return the size of each storage that the tensors lie in."""
+    """Return the size of each storage that the tensors lie in; those on the meta device have none."""
     found = {}
-    for tensor in tensors:
+    for tensor in (one for one in tensors if not one.is_meta):
         storage = tensor.untyped_storage()
         found[storage._cdata] = storage.nbytes()
     return found
@@ -72,12 +72,12 @@ def alive() -> list[Tensor]:
 
 def gradients_of(engine: Any) -> list[Tensor]:
     wrapper = engine._engine.optimizer
-    if engine.stage == 0:
+    if type(wrapper).__name__ == "BF16_Optimizer":
+        return [*wrapper.fp32_groups_gradients_flat, *(param.grad for param in engine.module.parameters())]
+    if engine.stage < 2:
         return [param.grad for param in engine.module.parameters()]
     if engine.stage == 3:
         return [wrapper.grad_partitions_flat_buffer]
-    if type(wrapper).__name__ == "BF16_Optimizer":
-        return [*wrapper.fp32_groups_gradients_flat]
     return list(wrapper.averaged_gradients[0])
 
 
@@ -133,9 +133,6 @@ def test_tensors_by_role_and_the_peak_are_as_planned_world_2() -> None:
         planned = forecast.memory(forecast.present()).to_dict()
         ranks = [results[rank][index] for rank in range(WORLD_SIZE)]
         worst = {role: max(rank[role] for rank in ranks) for role in ranks[0]}
-        for role in ("parameters", "masters", "moments", "mastered"):
+        for role in ("parameters", "masters", "gradients", "moments", "mastered"):
             assert worst[role] == planned[role], (variant, role, worst, planned)
-        if config.zero_stage != 1:
-            # under ZeRO 1 all gradients are there before they are cut, so the plan has more than what stays
-            assert worst["gradients"] == planned["gradients"], (variant, worst, planned)
         assert worst["peak"] == pytest.approx(planned["total"], rel=0.15), (variant, worst, planned)

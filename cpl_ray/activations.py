@@ -1,5 +1,6 @@
 """Memory of one training pass, counted operation by operation on tensors without data."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 
@@ -67,7 +68,9 @@ def working_memory(config: Config, settings: PretrainedConfig, shape: Pass, *, c
     """
     model = skeleton(config, settings)
     if checkpointing:
-        model.gradient_checkpointing_enable()
+        with warnings.catch_warnings():  # of a new name for the same in some versions of transformers
+            warnings.simplefilter("ignore", FutureWarning)
+            model.gradient_checkpointing_enable()
     with FakeTensorMode():
         _move_to_cpu(model)
         return _measure(model, shape)

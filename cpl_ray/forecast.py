@@ -74,6 +74,8 @@ class Forecast:
         self.batches: dict[str, Batching] = {
             name: batching(sets[name], config, size) for name, size in self.micro_batches.items()
         }
+        self.notes: list[str] = []
+        """What could not be counted."""
         self._setups: dict[Choice, Setup] = {}
         self._working: dict[tuple[Pass, bool], tuple[Working, Working]] = {}
 
@@ -172,12 +174,25 @@ class Forecast:
     def _pass(self, shape: Pass, choice: Choice, factor: float) -> Working:
         key = (shape, choice.checkpointing)
         if key not in self._working:
-            self._working[key] = (
-                working_memory(self.config, self.settings, shape, checkpointing=choice.checkpointing),
-                working_memory(self.config, self.settings, shape.times(2), checkpointing=choice.checkpointing),
-            )
+            self._working[key] = self._counted(shape, checkpointing=choice.checkpointing)
         once, twice = self._working[key]
         return once.plus(twice, factor - 1)
+
+    def _counted(self, shape: Pass, *, checkpointing: bool) -> tuple[Working, Working]:
+        """Count a pass of this shape and one of twice the rows; where that cannot be done, say so and count nothing."""
+        try:
+            once, twice = (
+                working_memory(self.config, self.settings, shape.times(times), checkpointing=checkpointing)
+                for times in (1, 2)
+            )
+        # a model whose flow depends on values (experts, image towers) fails on tensors without data in many ways
+        except Exception as error:
+            reason = str(error).strip().split("\n", 1)[0]
+            note = f"activations cannot be counted for this model and are missing: {type(error).__name__}: {reason}"
+            if note not in self.notes:
+                self.notes.append(note)
+            return Working(0, 0), Working(0, 0)
+        return once, twice
 
 
 def setup_of(config: Config, census: Census, *, on_cpu: bool) -> Setup:

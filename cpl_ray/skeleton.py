@@ -11,6 +11,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.utils import logging as transformers_logging
 
 from cpl_ray.adapters import adapt
 from cpl_ray.census import Census, Weight
@@ -70,6 +71,7 @@ def skeleton(config: Config, settings: PretrainedConfig) -> PreTrainedModel:
     Raises:
         ConfigError: transformers knows no such causal language model, or the adapter does not fit it.
     """
+    transformers_logging.set_verbosity_error()
     kind: Any = AutoModelForImageTextToText if takes_images(settings) else AutoModelForCausalLM
     with torch.device("meta"):
         try:

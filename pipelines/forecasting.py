@@ -63,6 +63,7 @@ def forecast_of(
         "recommended": None if recommended is None else _advice(forecast, recommended),
         "remedies": [] if recommended is not None else _remedies(forecast),
     }
+    result["items"]["notes"] += forecast.notes
     result["time"] = _measured(forecast, say) if device is None else _estimated(forecast, device, utilisation)
     return result
 

@@ -12,6 +12,7 @@ from cpl_ray.devices import GIB
 from cpl_ray.forecast import Choice, Forecast, kept_bytes, moment_bytes, setup_of
 from cpl_ray.item_sizes import given_items
 from pipelines.needs import needs
+from pipelines.needs_view import show_needs
 
 SETTINGS = LlamaConfig(
     vocab_size=2000,
@@ -120,7 +121,9 @@ def test_bucket_sizes_are_the_users_where_given() -> None:
     assert setup_of(make(), census, on_cpu=True).bucket == 1 << 22
 
 
-def test_a_folder_with_nothing_but_a_configuration_is_enough(tmp_path: Path) -> None:
+def test_a_folder_with_nothing_but_a_configuration_is_enough(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     SETTINGS.save_pretrained(tmp_path / "model")
     rows = [{"question": f"Is {n} even?", "choices": ["yes", "no"], "answer": n % 2} for n in range(40)]
     (tmp_path / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -135,3 +138,7 @@ def test_a_folder_with_nothing_but_a_configuration_is_enough(tmp_path: Path) -> 
     assert found["recommended"]["zero_stage"] == 0
     assert found["time"]["estimate"] is True
     assert found["time"]["total_s"] > 0
+    show_needs(found)
+    shown = capsys.readouterr().out
+    expected = ("1 x L4", "config.json in", "2 (configured)", "2, offload", "zero_stage=0", "time (estimate)", "note: ")
+    assert [words for words in expected if words not in shown] == []

@@ -12,6 +12,7 @@ from pipelines.console import EXIT_FAILED, EXIT_USAGE
 from pipelines.env import env
 from pipelines.evaluate import evaluate
 from pipelines.init import init
+from pipelines.needs import plan
 from pipelines.promote import promote
 from pipelines.propose import propose
 from pipelines.register import register
@@ -48,6 +49,7 @@ for _verb in (
     rollback,
     report,
     validate,
+    plan,
     init,
     env,
 ):

@@ -28,6 +28,7 @@ VERBS = (
     "rollback",
     "report",
     "validate",
+    "plan",
     "init",
     "env",
     "runs",
@@ -218,6 +219,20 @@ def test_validate_refuses_unusable_data(tmp_path: Path, data: str, words: tuple[
     assert done.returncode == 3, done.stdout
     assert [word for word in words if word not in done.stderr] == []
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--gpu", "A100-80"), ("did you mean A100-80GB?", "MI300X", "cpu")),
+        (("cluster.use_gpu=true",), ("--gpu A100-80GB",)),
+    ],
+)
+def test_plan_needs_an_accelerator_it_knows(tmp_path: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+    (tmp_path / "c.yaml").write_text("model: m\n")
+    done = cpl("plan", "c.yaml", *arguments, folder=tmp_path)
+    assert done.returncode == 3, done.stdout
+    assert [word for word in words if word not in done.stderr] == []
 
 
 def test_schema_accepts_what_loads(tmp_path: Path) -> None:

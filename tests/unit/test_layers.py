@@ -26,6 +26,10 @@ LAYERS = {
         "adapters",
         "methods.build",
         "proxy_writer",
+        "skeleton",
+        "activations",
+        "item_sizes",
+        "forecast",
     },
     2: {"engine", "zero_layout", "zero_masters"},
     3: {
@@ -33,6 +37,7 @@ LAYERS = {
         "passes",
         "guard",
         "loop",
+        "calibration",
         "checkpoint",
         "evaluation",
         "probes.base",
@@ -88,7 +93,7 @@ LAYERS = {
 }
 # layer 0, on tensors: takes tensors and numbers, knows no model and no configuration
 TENSORS = {"rule", "loss", "optimizer", "mastered", "wrapped", "collectives", "layout", "layer_shares"}
-TENSORS |= {"sampling", "estimators", "gradients", "masks", "orthogonal", "state_bytes"}
+TENSORS |= {"sampling", "estimators", "gradients", "masks", "orthogonal", "state_bytes", "live_bytes"}
 
 # of the whole project, tests aside; "pipelines" stands for any file there
 IMPORTERS = {

@@ -225,7 +225,7 @@ def test_what_models_tell_about_themselves() -> None:
     # within its window attention is over everything
     assert longest_shareable(build("mistral", sliding_window=32)) == 32
     assert longest_shareable(build("llama", rope_parameters={"rope_type": "dynamic", "factor": 2.0})) == 0
-    own = {"vocab_size": VOCAB, "hidden_size": 32, "num_attention_heads": 4}
+    own: dict[str, Any] = {"vocab_size": VOCAB, "hidden_size": 32, "num_attention_heads": 4}
     assert longest_shareable(BloomForCausalLM(BloomConfig(n_layer=1, n_head=4, hidden_size=32, vocab_size=VOCAB))) == 0
     assert longest_shareable(FalconForCausalLM(FalconConfig(num_hidden_layers=1, alibi=True, **own))) == 0
     assert longest_shareable(nn.Linear(2, 2)) == 0

@@ -197,7 +197,7 @@ def _trusted(
         return trust == _Trust.EQUAL
     tree, reason = TokenTree(), ""
     tree.add((0, 0))  # runs along where this rank has nothing to read
-    firsts = {(0, 0): 0}
+    firsts: dict[tuple[int, ...], int] = {(0, 0): 0}
     if largest:
         tree = largest[0]
         firsts = {ids: min(asks[index].start for index in sharing[ids]) for ids in tree.paths}

@@ -225,7 +225,7 @@ def test_what_models_tell_about_themselves() -> None:
     # within its window attention is over everything
     assert longest_shareable(build("mistral", sliding_window=32)) == 32
     assert longest_shareable(build("llama", rope_parameters={"rope_type": "dynamic", "factor": 2.0})) == 0
-    own = {"vocab_size": VOCAB, "hidden_size": 32, "num_attention_heads": 4}
+    own: dict[str, Any] = {"vocab_size": VOCAB, "hidden_size": 32, "num_attention_heads": 4}
     assert longest_shareable(BloomForCausalLM(BloomConfig(n_layer=1, n_head=4, hidden_size=32, vocab_size=VOCAB))) == 0
     assert longest_shareable(FalconForCausalLM(FalconConfig(num_hidden_layers=1, alibi=True, **own))) == 0
     assert longest_shareable(nn.Linear(2, 2)) == 0
@@ -262,11 +262,11 @@ def test_deviation_tells_rounding_from_wrong_positions(dtype: torch.dtype) -> No
 
 def test_trees_hold_every_sequence_once_within_their_bounds() -> None:
     draw = random.Random(3)
-    for _ in range(40):
+    for _ in range(8):
         groups: list[list[tuple[int, ...]]] = []
         seen: set[tuple[int, ...]] = set()
         for _ in range(draw.randint(1, 12)):
-            context = tuple(draw.choices(range(4), k=draw.randint(1, 700)))
+            context = tuple(draw.choices(range(4), k=draw.randint(1, 200)))
             group = {context + tuple(draw.choices(range(4), k=draw.randint(1, 5))) for _ in range(draw.randint(1, 6))}
             groups.append(sorted(group - seen, key=lambda _: draw.random()))
             seen |= group

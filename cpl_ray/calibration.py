@@ -105,8 +105,8 @@ def calibrate(config: Config, settings: PretrainedConfig, injection: Pass, maste
 
 
 def _timed(engine: ZeroEngine, injection: Pass, mastered: Pass | None, *, captures: bool) -> Calibration:
-    comm, taught = Collectives(engine.device), [batch_of(injection)]
-    known = None if mastered is None else [batch_of(mastered)]
+    comm, taught = Collectives(engine.device), [(batch_of(injection),)]
+    known = None if mastered is None else [(batch_of(mastered),)]
     engine.module.train()
     names = ("injection", "mastered", "forward", "capture", "update")
     seconds: dict[str, list[float]] = {name: [] for name in names}

@@ -187,6 +187,8 @@ class EvaluateConfig(Section):
 
     every: Every | None = "epoch"
     """Updates between evaluations of learned and forgotten (M train and validation), or each `epoch`; null: none."""
+    in_set: bool = True
+    """Ask M train too; false saves its time: choices look at M validation only. No effect where `every` is null."""
 
 
 class OptimizerConfig(Section):

@@ -235,7 +235,8 @@ def moment_bytes(config: Config, sizes: Sequence[int]) -> int:
     if "." in settings.name:
         param = torch.nn.Parameter(torch.zeros(1024))
         param.grad = torch.zeros(1024)
-        foreign: Any = load_optimizer_class(settings.name)([param], lr=settings.lr, **settings.options)
+        make: Any = load_optimizer_class(settings.name)
+        foreign = make([param], lr=settings.lr, **settings.options)
         foreign.step()
         state = [value for value in foreign.state[param].values() if isinstance(value, torch.Tensor)]
         return sum(sum(sizes) * t.element_size() if t.numel() == 1024 else len(sizes) * t.nbytes for t in state)

@@ -116,7 +116,7 @@ def _training(config: Config, note: _Note) -> None:
         if train.rule not in rules:
             note(f"it belongs to train.rule {' and '.join(rules)}; the rule is {train.rule}", f"method.{key}")
     if config.evaluate.every is None:
-        note("evaluate.every is null", "train.keep_inside_budget")
+        note("evaluate.every is null", "train.keep_inside_budget", "evaluate.in_set")
     _estimators_and_guard(config, note)
     if train.checkpoint_every is None:
         note("train.checkpoint_every is null", "train.keep_checkpoints")

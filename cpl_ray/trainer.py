@@ -74,7 +74,8 @@ def train(
     datasets: dict[str, Any] = {"injection": _stream(assessment, encoder, "injection")}
     if config.mastered_passes != "none" or probe is not None:
         datasets["mastered"] = _stream(assessment, encoder, "mastered")
-    counted = {part: [r for r in assessment.parts[part] if in_denominator(part, r.before)] for part in COUNTS}
+    asked = [part for part in COUNTS if config.evaluate.in_set or part != "mastered_train"]
+    counted = {part: [r for r in assessment.parts[part] if in_denominator(part, r.before)] for part in asked}
     if config.evaluate.every is not None and any(counted.values()):
         datasets["evaluation"] = scored_stream(counted)
     job = {

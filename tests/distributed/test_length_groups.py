@@ -41,7 +41,7 @@ def zero_run(cases: list[tuple[int, bool]]) -> list[dict[str, torch.Tensor]]:
 
 
 def test_stages_equal_one_padded_pass_world_2(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = Rowset(INJECTION).take(range(8, 24))
+    rows = Rowset(INJECTION).take(tuple(range(8, 24)))
     assert len(micro_batch(rows, 0, cost=pass_cost(torch.device("cpu")))) > 1  # short and long items part
     monkeypatch.setattr(cpl_ray.passes, "pass_cost", lambda device: None)
     model = toy_model()

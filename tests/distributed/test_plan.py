@@ -91,7 +91,7 @@ def counted(variants: list[dict[str, Any]]) -> list[dict[str, int]]:
         config = make_config(variant)
         torch.manual_seed(0)
         engine = ZeroEngine(random_model(config, small_model()), config)
-        comm, batch = Collectives(engine.device), [batch_of(SHAPE)]
+        comm, batch = Collectives(engine.device), [(batch_of(SHAPE),)]
         engine.module.train()
         peak, gradients = 0, 0
         for what in ("mastered", "injection"):
@@ -108,7 +108,8 @@ def counted(variants: list[dict[str, Any]]) -> list[dict[str, int]]:
         optimizer = engine.optimizer
         moments = [t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
         kept = [t for state in optimizer.kept_states if state is not None for t in state.tensors().values()]
-        params = [p.ds_tensor if engine.stage == 3 else p for p in engine.module.parameters()]
+        whole: list[Any] = list(engine.module.parameters())
+        params = [param.ds_tensor if engine.stage == 3 else param for param in whole]
         found.append(
             {
                 "parameters": size_of(params),

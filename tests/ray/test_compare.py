@@ -16,6 +16,7 @@ split: {mastered_validation: 0.3, mastered_test: 0.3}
 assess: {scorer: exact_match, max_new_tokens: 4}
 train: {micro_batch_size: 4, mastered_batch_size: 8, epochs: 8, checkpoint_every: 4, stop_at_learned: 0.5}
 budget: {max_forgetting: 0.3}
+evaluate: {in_set: false}
 compare:
   methods: [cpl, fine_tuning]
   rates: [3.0e-3]
@@ -66,6 +67,7 @@ def test_killed_and_resumed_comparison(world: World) -> None:
             for line in lines
             if line["kind"] == "eval" and line["forgotten_validation"] <= 0.3 * line["forgotten_validation_of"]
         ]
+        assert not any(line["forgotten_in_set_of"] for line in lines if line["kind"] == "eval")  # M train is not asked
         best = max(inside, default=(0, 0))
         kept = trial["inside_budget"]
         assert (kept is None) == (best[0] == 0)

@@ -147,8 +147,11 @@ def _passing(census: Census, setup: Setup, part: int) -> tuple[int, int, int, in
         if stage == 1:  # DeepSpeed's own bfloat16 wrapper: float32 gradients of all parameters beside the low ones
             gradients = FLOAT32 * census.group(setup.world_size) + element * trained
             return gradients, gradients, 0, gradients + inside
-        gradients, buckets = FLOAT32 * part, element * setup.bucket + FLOAT32 * min(setup.bucket, trained)
-        return gradients, gradients, buckets, gradients + max(norm, inside)
+        gradients, bucket = FLOAT32 * part, element * setup.bucket
+        reduced = FLOAT32 * min(setup.bucket, trained)  # a bucket's float32 copy for the network
+        # a bucket that takes all gradients is reduced after the last of them, when no activation is left
+        buckets = bucket + (reduced if setup.bucket < trained else 0)
+        return gradients, gradients, buckets, gradients + max(norm, inside, bucket + reduced)
     owned = FLOAT32 * census.owned(setup.world_size)
     bucket = FLOAT32 * setup.bucket
     step = owned + max(FLOAT32 * part + inside, norm)

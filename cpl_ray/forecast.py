@@ -85,14 +85,20 @@ class Forecast:
         return Pass(rows, batch.length, batch.positions, max(1, round(batch.targets * rows)))
 
     def working(self, choice: Choice, factor: float = 1.0) -> Working:
-        """Return the peak of the larger pass; `factor` times as many rows."""
-        shapes = {self.shape(name) for name in self.micro_batches}
-        largest = [one for one in shapes if not any(one != other and one.within(other) for other in shapes)]
-        most = [self._pass(shape, choice, factor) for shape in largest]
+        """Return the peak of the larger pass, with `factor` times as many injection items in it.
+
+        Mastered ones grow alike, unless their number per pass is set by itself.
+        """
+        fixed = self.config.train.mastered_micro_batch_size is not None or self.config.mastered_passes == "start"
+        factors = {name: 1.0 if name == "mastered" and fixed else factor for name in self.micro_batches}
+        alike = {self.shape(name) for name in self.micro_batches if not fixed}
+        smaller = {one for one in alike if any(one != other and one.within(other) for other in alike)}
+        shapes = [(self.shape(name), factors[name]) for name in self.micro_batches if self.shape(name) not in smaller]
+        most = [self._pass(shape, choice, times) for shape, times in shapes]
         return Working(max(w.beside_gradients for w in most), max(w.freed_gradients for w in most))
 
     def memory(self, choice: Choice, factor: float = 1.0) -> Footprint:
-        """Return the memory of one rank; `factor` times as many rows in each micro-batch."""
+        """Return the memory of one rank; `factor` as in `working`."""
         working = self.working(choice, factor)
         if choice not in self._setups:
             self._setups[choice] = setup_of(choice.applied(self.config), self.census, on_cpu=self.on_cpu)
@@ -108,7 +114,7 @@ class Forecast:
         return self.needed(choice) <= self.usable_bytes
 
     def largest_micro_batch(self, choice: Choice) -> int:
-        """Return the most injection items per pass that fit, mastered ones growing alike; 0: not even one."""
+        """Return the most injection items per pass that fit; 0: not even one."""
         rows = self.micro_batches["injection"]
         low, high = 0, 1
         while high <= 1 << 14 and self.needed(choice, high / rows) <= self.usable_bytes:

@@ -39,6 +39,7 @@ def given_items(config: Config, number: int, tokens: int, known: float) -> RunIt
     """Return so many items of so many tokens each, a single one of them the answer's."""
     found = RunItems()
     _divide(config, [ItemSize(max(1, tokens - 1), 1)] * number, known, found)
+    found.notes.append(f"{known:.0%} of them are taken to be known already (--known); cpl assess finds out")
     return found
 
 

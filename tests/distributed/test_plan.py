@@ -78,7 +78,7 @@ def gradients_of(engine: Any) -> list[Tensor]:
         return [param.grad for param in engine.module.parameters()]
     if engine.stage == 3:
         return [wrapper.grad_partitions_flat_buffer]
-    return list(wrapper.averaged_gradients[0])
+    return list(wrapper.averaged_gradients.get(0) or wrapper.all_grad_tensors[0])
 
 
 def counted(variants: list[dict[str, Any]]) -> list[dict[str, int]]:

@@ -141,6 +141,8 @@ def _compiled(config: Config, note: _Note) -> None:
         note(f"the updates of train.rule {train.rule} are not compiled", "optimizer.compile")
     elif train.rule == "cpl" and train.mask_on == "gradient":
         note("masked gradients are not compiled", "optimizer.compile")
+    elif train.rule == "cpl" and train.mastered_state == "full":
+        note("train.mastered_state full asks for sums that are not compiled", "optimizer.compile")
 
 
 def _adapter(config: Config, note: _Note) -> None:

@@ -165,10 +165,11 @@ def update(flat: Flat, fusion: Fusion, scalars: Scalars, stats: UpdateStats) -> 
 
 def capture(gradient: Tensor, state: object) -> bool:
     """Store the sign of g_M by the kernel; return False, having done nothing, where it does not apply."""
-    if type(state) is not SignState or not _fits([gradient]) or kernel() is None:
+    if type(state) is not SignState or not _fits([gradient]):  # estimates make more of a gradient than its sign
         return False
     compiled = kernel()
-    assert compiled is not None
+    if compiled is None:
+        return False
     compiled.capture(gradient, state.code)
     state.captured = True
     return True

@@ -75,7 +75,8 @@ def _cache_folder() -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:
         return Path(tempfile.mkdtemp(prefix="cpl_ray_"))
-    return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="cpl_ray_"))
+    own = os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid()  # code of others is not loaded
+    return folder if own else Path(tempfile.mkdtemp(prefix="cpl_ray_"))
 
 
 def _processor() -> str:

@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.measure import Timing, compare
 from cpl_ray.fused import Compile
@@ -42,16 +44,19 @@ def _alternatives(name: str) -> dict[str, Callable[[], object]]:
     if name == "adamw":
         found |= {
             f"{name}: ours, capture": _ours(name, Mode.CAPTURE, compile="always"),
-            f"{name}: torch, for-loop": cls([_parameter()], lr=LR, foreach=False, **options).step,  # type: ignore[call-arg]
             f"{name}: ours, masked, not compiled": _ours(name, Mode.UPDATE, compile="never"),
         }
     return found
 
 
+@cache
+def _drawn(seed: int) -> Tensor:
+    return torch.randn(NUM_PARAMS, generator=torch.Generator().manual_seed(seed))
+
+
 def _parameter() -> torch.nn.Parameter:
-    generator = torch.Generator().manual_seed(0)
-    param = torch.nn.Parameter(torch.randn(NUM_PARAMS, generator=generator))
-    param.grad = torch.randn(NUM_PARAMS, generator=generator)
+    param = torch.nn.Parameter(_drawn(0).clone())
+    param.grad = _drawn(1).clone()
     return param
 
 
@@ -67,7 +72,7 @@ def _ours(name: str, mode: Mode, *, compile: Compile, method: Method | None = No
 
     if mode is not Mode.PLAIN:
         gradient = param.grad
-        param.grad = torch.randn(NUM_PARAMS, generator=torch.Generator().manual_seed(1))
+        param.grad = _drawn(2)
         step(Mode.CAPTURE)
         param.grad = gradient
     return step

@@ -37,9 +37,19 @@ def main() -> None:
         print(f"{name}: {(BENCHMARKS[name].__doc__ or '').strip()}")
         print_table(("", "median ms", "10 % - 90 %", "ratio"), [cells(one) for one in timings], numbers=True)
         record = {"name": name, "date": datetime.now().isoformat(timespec="seconds"), "rounds": options.rounds}
-        record |= {"timings": [one.to_dict() for one in timings], "environment": snapshot()}
+        environment = snapshot()
+        record |= {"timings": [one.to_dict() for one in timings], "environment": environment}
+        machine = f"{environment['machine']}, {processor()}, {environment['num_cpus']} CPUs"
+        print(f"{record['date']}, torch {environment['versions']['torch']}, {machine}, rounds {options.rounds}")
         atomic_write_text(options.out / f"{name}.json", json.dumps(record, indent=1) + "\n")
     print(f"raw numbers: {options.out}")
+
+
+def processor() -> str:
+    """Return the processor's name, where Linux tells it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def cells(timing: Timing) -> tuple[str, ...]:

@@ -1,48 +1,78 @@
-"""The masked optimizer step against torch's own steps, on one flat float32 partition and one thread."""
+"""The optimizer's step against torch's own fused ones: one flat float32 partition, one thread, seconds of CPU."""
 
+import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.measure import Timing, compare
+from cpl_ray.fused import Compile
+from cpl_ray.methods.base import Method
 from cpl_ray.optimizer import CPLOptimizer, Mode
 
-NUM_PARAMS = 5_000_000
+NUM_PARAMS = 20_000_000
+LR, DECAY = 1e-4, 0.01
+OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+    "sgd": (torch.optim.SGD, {"momentum": 0.0, "weight_decay": 0.0}),
+    "momentum": (torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.0}),
+    "adam": (torch.optim.Adam, {"weight_decay": 0.0}),
+    "adamw": (torch.optim.AdamW, {"weight_decay": DECAY}),
+}
 
 
 def run(rounds: int) -> list[Timing]:
-    """Compare torch AdamW (for-loop and fused), our plain step, our masked step and the capture."""
+    """Compare, for each optimizer, torch's fused step, ours plain and masked with all statistics, and the capture."""
     torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(0)
-    gradient = torch.randn(NUM_PARAMS, generator=generator)
+    timings = []
+    for name in OPTIMIZERS:
+        timings += compare(_alternatives(name), rounds=rounds, clock=time.process_time)
+    return timings
 
-    def parameter() -> torch.nn.Parameter:
-        param = torch.nn.Parameter(torch.randn(NUM_PARAMS, generator=generator))
-        param.grad = gradient.clone()
-        return param
 
-    def torch_step(**options: Any) -> Callable[[], object]:
-        return torch.optim.AdamW([parameter()], lr=1e-4, weight_decay=0.01, **options).step
+def _alternatives(name: str) -> dict[str, Callable[[], object]]:
+    cls, options = OPTIMIZERS[name]
+    plain = _ours(name, Mode.PLAIN, method=Method(), compile="always")
+    masked = _ours(name, Mode.UPDATE, compile="always")
+    found: dict[str, Callable[[], object]] = {
+        f"{name}: torch, fused": cls([_parameter()], lr=LR, fused=True, **options).step,  # type: ignore[call-arg]
+        f"{name}: ours, plain": plain,
+        f"{name}: ours, masked with statistics": masked,
+    }
+    if name == "adamw":
+        found |= {
+            f"{name}: ours, capture": _ours(name, Mode.CAPTURE, compile="always"),
+            f"{name}: ours, masked, not compiled": _ours(name, Mode.UPDATE, compile="never"),
+        }
+    return found
 
-    ours = CPLOptimizer([parameter()], lr=1e-4, weight_decay=0.01)
-    ours.start(Mode.CAPTURE)
-    ours.step()
 
-    def own_step(mode: Mode) -> Callable[[], object]:
-        def step() -> None:
-            ours.start(mode)
-            ours.step()
+@cache
+def _drawn(seed: int) -> Tensor:
+    return torch.randn(NUM_PARAMS, generator=torch.Generator().manual_seed(seed))
 
-        return step
 
-    return compare(
-        {
-            "torch AdamW, fused": torch_step(fused=True),
-            "torch AdamW": torch_step(foreach=False),
-            "ours, plain": own_step(Mode.PLAIN),
-            "ours, masked with statistics": own_step(Mode.UPDATE),
-            "ours, capture": own_step(Mode.CAPTURE),
-        },
-        rounds=rounds,
-    )
+def _parameter() -> torch.nn.Parameter:
+    param = torch.nn.Parameter(_drawn(0).clone())
+    param.grad = _drawn(1).clone()
+    return param
+
+
+def _ours(name: str, mode: Mode, *, compile: Compile, method: Method | None = None) -> Callable[[], None]:
+    """Return a step of `mode`; where the mask is wanted, g_M has been captured before."""
+    param, options = _parameter(), OPTIMIZERS[name][1]
+    kind = "sgd" if name == "momentum" else name
+    optimizer = CPLOptimizer([param], name=kind, lr=LR, method=method, compile=compile, **options)
+
+    def step(now: Mode = mode) -> None:
+        optimizer.start(now)
+        optimizer.step()
+
+    if mode is not Mode.PLAIN:
+        gradient = param.grad
+        param.grad = _drawn(2)
+        step(Mode.CAPTURE)
+        param.grad = gradient
+    return step

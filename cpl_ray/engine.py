@@ -112,7 +112,13 @@ def build_optimizer(config: Config, model: nn.Module) -> CPLOptimizer:
     if "." in settings.name:
         return WrappedOptimizer(params, load_optimizer_class(settings.name), options=settings.options, **shared)
     return CPLOptimizer(
-        params, name=settings.name, betas=settings.betas, eps=settings.eps, momentum=settings.momentum, **shared
+        params,
+        name=settings.name,
+        betas=settings.betas,
+        eps=settings.eps,
+        momentum=settings.momentum,
+        compile=settings.compile,
+        **shared,
     )
 
 

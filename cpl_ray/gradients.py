@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from cpl_ray.methods.base import Chunk, Method
+from cpl_ray.kept_states import KeptStates
+from cpl_ray.methods.base import Chunk, Fusion, Method
 from cpl_ray.optimizer import CPLOptimizer
 
 DELEGATED = ("two_passes", "whole", "needs_layout", "keeps_start", "clips_mastered", "captures_per_refresh")
@@ -52,12 +53,12 @@ class Reader(Method):
 def reading(optimizer: CPLOptimizer) -> Iterator[Reader]:
     """Give the captures of the block to a reader; what the run's own method keeps is set aside, whole, meanwhile."""
     reader = Reader()
-    own = optimizer.method, optimizer._kept, optimizer._restored
-    optimizer.method, optimizer._kept, optimizer._restored = reader, {}, {}
+    own = optimizer.method, optimizer.kept
+    optimizer.method, optimizer.kept = reader, KeptStates()
     try:
         yield reader
     finally:
-        optimizer.method, optimizer._kept, optimizer._restored = own
+        optimizer.method, optimizer.kept = own
 
 
 class Watched(Method):
@@ -79,6 +80,16 @@ class Watched(Method):
         """u by number of the flat tensor, of the last update that was watched."""
         self.applied: dict[int, Tensor] = {}
         """What was subtracted, times the rate."""
+
+    @property
+    def fusion(self) -> Fusion | None:
+        """What the inner method is, so that watching changes no bit."""
+        return self.inner.fusion
+
+    @property
+    def sees_updates(self) -> bool:
+        """Whether updates are being copied."""
+        return self.watching or self.inner.sees_updates
 
     def update(self, update: Tensor, chunk: Chunk) -> Tensor:
         """Return what the inner method makes of the update, and copy both while `watching`."""

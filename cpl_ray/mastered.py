@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+CHUNK = 1 << 18  # elements captured at once: bounds scratch memory
 CONFLICT_BIT = 4  # added to a stored sign (-1, 0, +1) when the parameter's previous class was conflicting
 FLIP_MARK = 16  # added to a conflicting code, subtracted from a collaborative one, when that class was new
 
@@ -20,7 +21,9 @@ class SignState:
 
     def capture(self, gradient: Tensor) -> None:
         """Store sign(g_M) of a flat `[num_params]` gradient; the previous classes stay."""
-        self.set_sign(slice(None), gradient)
+        for start in range(0, gradient.numel(), CHUNK):
+            part = slice(start, min(start + CHUNK, gradient.numel()))
+            self.set_sign(part, gradient[part])
         self.captured = True
 
     def set_sign(self, part: slice, values: Tensor) -> None:

@@ -126,7 +126,23 @@ def _training(config: Config, note: _Note) -> None:
         note(f"only sgd uses it; the optimizer is {name}", "optimizer.momentum")
     if "." not in name:
         note(f"only optimizers given as module.Class take options; the optimizer is {name}", "optimizer.options")
+    _compiled(config, note)
     _adapter(config, note)
+
+
+def _compiled(config: Config, note: _Note) -> None:
+    """Say where no step has the form that `optimizer.compile` is about."""
+    train, name = config.train, config.optimizer.name
+    if "." in name:
+        note(f"{name} is not compiled; only sgd, adam and adamw are", "optimizer.compile")
+    if config.cluster.use_gpu and not config.offload_optimizer:
+        note("the step is on GPUs; only steps on CPUs are compiled", "optimizer.compile")
+    if train.rule not in ("cpl", "none", "replay"):
+        note(f"the updates of train.rule {train.rule} are not compiled", "optimizer.compile")
+    elif train.rule == "cpl" and train.mask_on == "gradient":
+        note("masked gradients are not compiled", "optimizer.compile")
+    elif train.rule == "cpl" and train.mastered_state == "full":
+        note("train.mastered_state full asks for sums that are not compiled", "optimizer.compile")
 
 
 def _adapter(config: Config, note: _Note) -> None:

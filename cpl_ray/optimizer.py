@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cpl_ray import fused
 from cpl_ray.errors import NonFiniteError
+from cpl_ray.kept_states import KeptStates
 from cpl_ray.methods.base import PLAIN, Chunk, Flat, KeepsSign, Kept, Method, StepView, UpdateStats
 from cpl_ray.methods.collaborative import Collaborative
 from cpl_ray.rule import adam_direction, adam_moments_, momentum_update_
@@ -53,6 +55,8 @@ class CPLOptimizer(torch.optim.Optimizer):
         whole_gradients: this rank sees whole gradients in one step (ZeRO stage 0, plain torch): measure their norm,
             refuse non-finite ones and clip here. With partitions ZeRO does these three itself, over all ranks.
         max_grad_norm: clip the unmasked gradient to this norm. No effect unless `whole_gradients`.
+        compile: whether steps of the rule, and plain ones, have the form that fused.py compiles: large ones, `always`
+            or `never`.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class CPLOptimizer(torch.optim.Optimizer):
         method: Method | None = None,
         whole_gradients: bool = False,
         max_grad_norm: float | None = None,
+        compile: fused.Compile = "auto",
     ) -> None:
         if name not in ("sgd", "adam", "adamw"):
             raise ValueError(f"optimizer {name!r} is not one of sgd, adam, adamw")
@@ -84,8 +89,9 @@ class CPLOptimizer(torch.optim.Optimizer):
         self.mark_flips = False  # whether the next mask marks the elements whose class it changes
         self.sum_over_partitions: Callable[[Tensor], Tensor] = lambda tensor: tensor
         """Adds a float64 tensor up over the ranks that hold the other partitions."""
-        self._restored: dict[str, Tensor] = {}  # from a checkpoint, for parameters not seen yet
-        self._kept: dict[Tensor, Kept | None] = {}  # in order of first sight, the same in every run
+        self.kept = KeptStates()
+        self.compile = compile
+        self._fused = False  # whether the present step has the form of the kernel
 
     def init_state(self) -> None:
         """Create the state of all parameters now. ZeRO 1 and 2 link only the state that exists at their first step."""
@@ -103,14 +109,14 @@ class CPLOptimizer(torch.optim.Optimizer):
             self._init_param(param, group)
         if self.mode is Mode.IDLE:
             return
+        method = PLAIN if self.mode is Mode.PLAIN else self.method
+        self._fused = fused.is_fused(self.compile, method.fusion, sum(param.numel() for param, _ in pairs))
         scale = self._clip_scale([param.grad for param, _ in pairs])
         if self.mode is Mode.CAPTURE:
             for param, _ in pairs:
-                gradient = param.grad.reshape(-1)
-                self._kept_of(param).capture(gradient * scale if scale != 1.0 else gradient)
+                self._capture(self.kept.of(param, method), param.grad.reshape(-1), scale)
             return
-        method = self.method if self.mode is Mode.UPDATE else PLAIN
-        places = {param: index for index, param in enumerate(self._kept)}
+        places = self.kept.places()
         flats = [self._flat(param, group, places[param]) for param, group in pairs]
         step = StepView(self.update_index, flats, scale, self.sum_over_partitions, self.stats)
         method.begin(step)
@@ -132,23 +138,21 @@ class CPLOptimizer(torch.optim.Optimizer):
     @property
     def has_mastered(self) -> bool:
         """Whether a mastered gradient has been captured for every parameter seen so far."""
-        states = self._kept.values()
-        return bool(self._restored) or (bool(states) and all(state is not None and state.captured for state in states))
+        return self.kept.captured
 
     @property
     def flat_params(self) -> list[Tensor]:
         """The tensors this optimizer was given, in the order of their first sight: parameters or ZeRO's partitions."""
-        return list(self._kept)
+        return self.kept.params
 
     @property
     def kept_states(self) -> list[Kept | None]:
         """What the method keeps for each of `flat_params`; None for one that it never had to keep anything for."""
-        return list(self._kept.values())
+        return self.kept.states
 
     def mastered_tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint must hold of the mastered state: `INDEX.code`, `INDEX.gradient`."""
-        states = [(i, state) for i, state in enumerate(self._kept.values()) if state is not None]
-        return {f"{index}.{key}": tensor for index, state in states for key, tensor in state.tensors().items()}
+        return self.kept.tensors()
 
     def load_mastered_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Restore `mastered_tensors()` of the same partition.
@@ -158,50 +162,19 @@ class CPLOptimizer(torch.optim.Optimizer):
         Raises:
             ValueError: the sizes are not those of this partition; for parameters not seen yet at the first step.
         """
-        self._restored = dict(tensors)
-        for index, param in enumerate(self._kept):
-            self._restore(index, param)
+        self.kept.load(tensors, self.method)
 
-    def _restore(self, index: int, param: Tensor) -> None:
-        prefix = f"{index}."
-        saved = {
-            key.removeprefix(prefix): self._restored.pop(key) for key in list(self._restored) if key.startswith(prefix)
-        }
-        if not saved:
-            return
-        state = self._kept_of(param)
-        own = state.tensors()
-        if {key: tensor.shape for key, tensor in own.items()} != {key: tensor.shape for key, tensor in saved.items()}:
-            raise ValueError(
-                f"mastered state of another partition: {saved.keys()} does not fit {param.numel()} elements"
-            )
-        for key, tensor in own.items():
-            tensor.copy_(saved[key])
-        state.restored()
-
-    def _kept_of(self, param: Tensor) -> Kept:
-        """Return what the method keeps for a tensor, made at its first use: plain fine-tuning pays no memory for it.
-
-        Raises:
-            ValueError: the method keeps nothing, so that there is nothing to capture or restore.
-        """
-        kept = self._kept[param]
-        if kept is None:
-            kept = self._kept[param] = self.method.new_kept(param)
-        if kept is None:
-            raise ValueError(f"{type(self.method).__name__} keeps nothing of mastered gradients")
-        return kept
+    def _capture(self, kept: Kept, gradient: Tensor, scale: float) -> None:
+        if scale != 1.0 or not (self._fused and fused.capture(gradient, kept)):
+            kept.capture(gradient * scale if scale != 1.0 else gradient)
 
     def _flat(self, param: Tensor, group: dict[str, Any], index: int) -> Flat:
         assert param.grad is not None
-        if self.mode is Mode.UPDATE:
-            self._kept[param] = self._kept[param] or self.method.new_kept(param)
-        return Flat(index, param, param.grad.reshape(-1), group, self.state[param], self._kept[param])
+        kept = self.kept.offered(param, self.method) if self.mode is Mode.UPDATE else self.kept.found(param)
+        return Flat(index, param, param.grad.reshape(-1), group, self.state[param], kept)
 
     def _init_param(self, param: Tensor, group: dict[str, Any]) -> None:
-        if param not in self._kept:
-            self._kept[param] = self.method.new_kept(param) if self.method.keeps_start else None
-            self._restore(len(self._kept) - 1, param)
+        self.kept.see(param, self.method)
         if not self.state[param]:
             self._init_moments(param, group)
 
@@ -222,6 +195,8 @@ class CPLOptimizer(torch.optim.Optimizer):
         """
         if not self.whole_gradients:
             return 1.0
+        if self._fused:  # bounded scratch memory; where the sum is cut, its last bit may be another
+            gradients = [piece for gradient in gradients for piece in gradient.reshape(-1).split(CHUNK)]
         norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g.double()) for g in gradients])))
         self.gradient_norm = norm
         if norm != norm or norm == float("inf"):
@@ -234,11 +209,28 @@ class CPLOptimizer(torch.optim.Optimizer):
     def _apply(self, flat: Flat, method: Method, step: StepView) -> None:
         """Feed the moments of one flat tensor and, unless the method wants all moments first, update it."""
         flat.state["step"] += 1
+        if self._fused and not method.sees_updates and self._apply_compiled(flat, method, step):
+            return
         for chunk in self._chunks(flat, step):
             fed = self._fed(chunk, method)
             self._feed(chunk, fed)
             if not method.two_passes:
                 self._move_chunk(chunk, method, fed)
+
+    def _apply_compiled(self, flat: Flat, method: Method, step: StepView) -> bool:
+        assert method.fusion is not None
+        group, adam = flat.group, self.name != "sgd"
+        scalars = fused.Scalars(
+            lr=float(group["lr"]),
+            step=int(flat.state["step"]),
+            scale=step.scale,
+            weight_decay=group["weight_decay"],
+            decoupled=self.name == "adamw",
+            betas=group["betas"] if adam else (group["momentum"], 0.0),
+            eps=group["eps"],
+            mark_flips=self.mark_flips,
+        )
+        return fused.update(flat, method.fusion, scalars, step.stats)
 
     def _move(self, flat: Flat, method: Method, step: StepView) -> None:
         """Update one flat tensor whose moments are fed."""
@@ -282,7 +274,8 @@ class CPLOptimizer(torch.optim.Optimizer):
         if self.name == "sgd":
             return moments[0] if moments else fed
         exp_avg, exp_avg_sq = moments
-        update = adam_direction(exp_avg, exp_avg_sq, int(chunk.flat.state["step"]), group["betas"], group["eps"])
+        step = int(chunk.flat.state["step"])
+        update = adam_direction(exp_avg, exp_avg_sq, step, group["betas"], group["eps"], exact=self._fused)
         decay = group["weight_decay"]
         return update.add_(chunk.theta, alpha=decay) if decay and self.name == "adamw" else update
 

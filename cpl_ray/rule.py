@@ -72,7 +72,9 @@ def adam_moments_(gradient: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, betas: 
     exp_avg_sq.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
 
 
-def adam_direction(exp_avg: Tensor, exp_avg_sq: Tensor, step: int, betas: tuple[float, float], eps: float) -> Tensor:
+def adam_direction(
+    exp_avg: Tensor, exp_avg_sq: Tensor, step: int, betas: tuple[float, float], eps: float, *, exact: bool = False
+) -> Tensor:
     """Return u = m_hat / (sqrt(v_hat) + eps), a new tensor `[num_params]`.
 
     Args:
@@ -81,7 +83,14 @@ def adam_direction(exp_avg: Tensor, exp_avg_sq: Tensor, step: int, betas: tuple[
         step: t, the number of updates including this one, >= 1.
         betas: decay rates of m and v.
         eps: added outside the root.
+        exact: round the root correctly; on CPUs torch's own may be off by one in the last bit.
     """
     beta1, beta2 = betas
-    denominator = exp_avg_sq.div(1 - beta2**step).sqrt_().add_(eps)
+    corrected = exp_avg_sq.div(1 - beta2**step)
+    root = (
+        corrected.double().sqrt_().to(corrected.dtype)
+        if exact and corrected.device.type == "cpu"
+        else corrected.sqrt_()
+    )
+    denominator = root.add_(eps)
     return exp_avg.div(1 - beta1**step).div_(denominator)

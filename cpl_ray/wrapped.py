@@ -83,6 +83,7 @@ class WrappedOptimizer(CPLOptimizer):
             method=method,
             whole_gradients=whole_gradients,
             max_grad_norm=max_grad_norm,
+            compile="never",
         )
         if self.method.two_passes:
             raise ConfigError(

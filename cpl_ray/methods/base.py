@@ -10,6 +10,7 @@ only). What needs sums over all parameters asks `StepView.sum`, which adds up th
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -26,6 +27,15 @@ class Kept(Protocol):
     def capture(self, gradient: Tensor) -> None: ...
     def tensors(self) -> dict[str, Tensor]: ...
     def restored(self) -> None: ...
+
+
+class Fusion(Enum):
+    """What a method does to a step that one pass over memory can do (fused.py)."""
+
+    PLAIN = "plain"
+    """Nothing."""
+    MASKED = "masked"
+    """The mask of the rule on the update, by the codes of a `SignState`."""
 
 
 @runtime_checkable
@@ -126,6 +136,16 @@ class Method:
     """Whether g_M is clipped as the injection gradient is, since the two are added."""
     captures_per_refresh: int = 1
     """Parts that a mastered batch is cut into, each captured on its own."""
+
+    @property
+    def fusion(self) -> Fusion | None:
+        """What the method is in a compiled step; None: `gradient` and `update` must be asked."""
+        return Fusion.PLAIN if type(self) is Method else None
+
+    @property
+    def sees_updates(self) -> bool:
+        """Whether the next step must call `update` although `fusion` says what it would do."""
+        return False
 
     def bind(self, layout: Layout) -> None:
         """Learn which parameters lie where; called before the first update if `needs_layout`."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cpl_ray.mastered import SignState
-from cpl_ray.methods.base import Chunk, Method, StepView
+from cpl_ray.methods.base import Chunk, Fusion, Method, StepView
 from cpl_ray.rule import collaborative, contribution
 
 
@@ -20,6 +20,11 @@ class Collaborative(Method):
 
     def __init__(self, new_state: Callable[[Tensor], SignState] = SignState, mask_on: str = "update") -> None:
         self._new_state, self._mask_on = new_state, mask_on
+
+    @property
+    def fusion(self) -> Fusion | None:
+        """The mask on updates; the ablation's is on gradients."""
+        return Fusion.MASKED if type(self) is Collaborative and self._mask_on == "update" else None
 
     def new_kept(self, like: Tensor) -> SignState:
         """Return room for sign(g_M) of a flat tensor, and for the classes."""

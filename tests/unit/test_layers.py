@@ -93,7 +93,17 @@ LAYERS = {
 }
 # layer 0, on tensors: takes tensors and numbers, knows no model and no configuration
 TENSORS = {"rule", "loss", "optimizer", "mastered", "wrapped", "collectives", "layout", "layer_shares"}
-TENSORS |= {"sampling", "estimators", "gradients", "masks", "orthogonal", "state_bytes", "live_bytes"}
+TENSORS |= {
+    "sampling",
+    "estimators",
+    "gradients",
+    "masks",
+    "orthogonal",
+    "state_bytes",
+    "live_bytes",
+    "fused",
+    "kept_states",
+}
 
 # of the whole project, tests aside; "pipelines" stands for any file there
 IMPORTERS = {

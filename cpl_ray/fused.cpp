@@ -1,0 +1,201 @@
+// One pass over p, g, m, v and the one-byte class code: moments, update, mask, theta and all counts (docs/speed.md).
+//
+// The arithmetic is that of the eager path (cpl_ray/rule.py, methods/collaborative.py, mastered.py), rounding for
+// rounding: torch fuses a * b + c exactly where `fused` stands here, and nowhere else, so the compiler must not contract
+// on its own. Elementwise: length, alignment and threads change no bit.
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__))
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+#define WIDTH 16
+#elif defined(__AVX2__) && defined(__FMA__)
+#define WIDTH 8
+#else
+#define WIDTH 4
+#endif
+
+typedef float Floats __attribute__((vector_size(4 * WIDTH)));
+typedef int32_t Ints __attribute__((vector_size(4 * WIDTH)));
+typedef int8_t Bytes __attribute__((vector_size(WIDTH)));
+
+enum Kind { SGD, MOMENTUM, ADAM };
+
+struct Numbers {
+  float scale, decay, beta1, feed1, beta2, feed2, correction1, correction2, eps, minus_lr;
+  int32_t decoupled, mark_flips;
+};
+
+struct Counts {
+  int64_t conflict, zero, flips, moved, moved_against;
+};
+
+namespace {
+
+constexpr int ROUNDS = 64;  // vectors between two emptyings of the byte counters, which hold 127
+
+template <class V, class E>
+inline V load(const E* from) {
+  V values;
+  std::memcpy(&values, from, sizeof values);
+  return values;
+}
+
+template <class V, class E>
+inline void store(E* to, V values) {
+  std::memcpy(to, &values, sizeof values);
+}
+
+inline Floats all(float value) { return Floats{} + value; }
+
+// a * b + c, rounded once
+inline Floats fused(Floats a, Floats b, Floats c) {
+#if WIDTH == 16
+  return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif WIDTH == 8
+  return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  Floats result;
+  for (int i = 0; i < WIDTH; ++i) result[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return result;
+#endif
+}
+
+inline Floats root(Floats a) {
+#if WIDTH == 16
+  return (Floats)_mm512_sqrt_ps((__m512)a);
+#elif WIDTH == 8
+  return (Floats)_mm256_sqrt_ps((__m256)a);
+#else
+  Floats result;
+  for (int i = 0; i < WIDTH; ++i) result[i] = __builtin_sqrtf(a[i]);
+  return result;
+#endif
+}
+
+inline int64_t total(Ints lanes) {
+  int64_t sum = 0;
+  for (int i = 0; i < WIDTH; ++i) sum += lanes[i];
+  return sum;
+}
+
+// Steps `n` elements, a multiple of WIDTH. MASK: `code` holds sign(g_M) and the last class, and gets the new class.
+template <Kind KIND, bool MASK>
+void run(int64_t n, float* __restrict p, const float* __restrict g, float* __restrict m, float* __restrict v,
+         int8_t* __restrict code, const Numbers& numbers, Counts& counts) {
+  const Numbers c = numbers;
+  const Floats none = all(0.0f), scale = all(c.scale), decay = all(c.decay), minus_lr = all(c.minus_lr);
+  const Floats beta1 = all(c.beta1), feed1 = all(c.feed1), beta2 = all(c.beta2), feed2 = all(c.feed2);
+  const Floats correction1 = all(c.correction1), correction2 = all(c.correction2), eps = all(c.eps);
+  const bool coupled = c.decay != 0.0f && !c.decoupled, decoupled = c.decay != 0.0f && c.decoupled;
+  const bool corrects1 = c.correction1 != 1.0f, corrects2 = c.correction2 != 1.0f;  // x / 1 is x
+  const bool mark_flips = c.mark_flips;
+  for (int64_t at = 0; at < n;) {
+    const int64_t end = at + ROUNDS * WIDTH < n ? at + ROUNDS * WIDTH : n;
+    Ints zeros = {}, moves = {}, againsts = {};
+    Bytes conflicts = {}, flips = {};
+    for (; at < end; at += WIDTH) {
+      const Floats before = load<Floats>(p + at);
+      Floats fed = load<Floats>(g + at) * scale;
+      if (coupled) fed = fused(before, decay, fed);
+      Floats update = fed;
+      if (KIND == MOMENTUM) {
+        update = load<Floats>(m + at) * beta1 + fed;
+        store(m + at, update);
+      }
+      if (KIND == ADAM) {
+        Floats first = fused(fed, feed1, load<Floats>(m + at) * beta1);
+        Floats second = fused(feed2 * fed, fed, load<Floats>(v + at) * beta2);
+        store(m + at, first);
+        store(v + at, second);
+        if (corrects1) first /= correction1;
+        if (corrects2) second /= correction2;
+        update = first / (root(second) + eps);
+      }
+      if (decoupled) update = fused(before, decay, update);
+      Floats applied = update, sign = none;
+      if (MASK) {
+        const Bytes old = load<Bytes>(code + at);
+        const Bytes mastered = ((old + 1) & 3) - 1;
+        sign = __builtin_convertvector(__builtin_convertvector(mastered, Ints), Floats);
+        const Floats agreement = update * sign;  // times -1, 0 or 1: exact, so it cannot underflow
+        const Ints conflict = agreement < none;
+        applied = conflict ? update * none : update;
+        zeros = agreement == none ? zeros + 1 : zeros;
+        const Bytes now = __builtin_convertvector(conflict, Bytes);  // -1: conflicting
+        const Bytes flip = (old >= 3) ^ now;
+        conflicts -= now;
+        flips -= flip;
+        Bytes kept = mastered + (now & 4);
+        if (mark_flips) kept += flip & ((now & 32) - 16);
+        store(code + at, kept);
+      }
+      const Floats after = fused(applied, minus_lr, before);
+      store(p + at, after);
+      const Floats down = before - after;
+      moves = down != none ? moves + 1 : moves;
+      if (MASK) againsts = down * sign < none ? againsts + 1 : againsts;
+    }
+    counts.moved += total(moves);
+    if (MASK) {
+      counts.zero += total(zeros);
+      counts.moved_against += total(againsts);
+      counts.conflict += total(__builtin_convertvector(conflicts, Ints));
+      counts.flips += total(__builtin_convertvector(flips, Ints));
+    }
+  }
+}
+
+// Any length: what is left over goes through a padded copy whose padding moves nothing and counts as zero.
+template <Kind KIND, bool MASK>
+void run_any(int64_t n, float* p, const float* g, float* m, float* v, int8_t* code, const Numbers& c, Counts& counts) {
+  const int64_t whole = n / WIDTH * WIDTH, rest = n - whole;
+  run<KIND, MASK>(whole, p, g, m, v, code, c, counts);
+  if (rest == 0) return;
+  float pad_p[WIDTH] = {}, pad_g[WIDTH] = {}, pad_m[WIDTH] = {}, pad_v[WIDTH];
+  int8_t pad_code[WIDTH] = {};
+  for (float& value : pad_v) value = 1.0f;  // not 0: with eps = 0 that would be 0 / 0
+  std::memcpy(pad_p, p + whole, rest * 4);
+  std::memcpy(pad_g, g + whole, rest * 4);
+  if (KIND != SGD) std::memcpy(pad_m, m + whole, rest * 4);
+  if (KIND == ADAM) std::memcpy(pad_v, v + whole, rest * 4);
+  if (MASK) std::memcpy(pad_code, code + whole, rest);
+  run<KIND, MASK>(WIDTH, pad_p, pad_g, pad_m, pad_v, pad_code, c, counts);
+  std::memcpy(p + whole, pad_p, rest * 4);
+  if (KIND != SGD) std::memcpy(m + whole, pad_m, rest * 4);
+  if (KIND == ADAM) std::memcpy(v + whole, pad_v, rest * 4);
+  if (MASK) std::memcpy(code + whole, pad_code, rest);
+  if (MASK) counts.zero -= WIDTH - rest;
+}
+
+template <Kind KIND>
+void run_kind(int64_t n, float* p, const float* g, float* m, float* v, int8_t* code, const Numbers& c, Counts& counts) {
+  if (code)
+    run_any<KIND, true>(n, p, g, m, v, code, c, counts);
+  else
+    run_any<KIND, false>(n, p, g, m, v, code, c, counts);
+}
+
+}  // namespace
+
+extern "C" {
+
+// Adds to `counts`. `m` is null for SGD without momentum, `v` for both SGDs, `code` without a mask.
+void cpl_update(int64_t n, float* p, const float* g, float* m, float* v, int8_t* code, const Numbers* c,
+                Counts* counts) {
+  if (v)
+    run_kind<ADAM>(n, p, g, m, v, code, *c, *counts);
+  else if (m)
+    run_kind<MOMENTUM>(n, p, g, m, v, code, *c, *counts);
+  else
+    run_kind<SGD>(n, p, g, m, v, code, *c, *counts);
+}
+
+// Stores sign(g) in the code; the last class stays, its flip mark goes.
+void cpl_capture(int64_t n, const float* __restrict g, int8_t* __restrict code) {
+  for (int64_t i = 0; i < n; ++i)
+    code[i] = static_cast<int8_t>((g[i] > 0.0f) - (g[i] < 0.0f) + (code[i] >= 3 ? 4 : 0));
+}
+}

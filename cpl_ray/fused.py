@@ -1,0 +1,230 @@
+"""The optimizer's step in one pass over memory, compiled from fused.cpp: read p, g, m, v and the class code once.
+
+It gives the bits of the eager path with the correctly rounded root (`adam_direction(exact=True)`), which the first use
+verifies; where it does not, or where there is no compiler, the eager path does the same step. So it changes no number
+whether the kernel runs, only whether the step is of this form (`is_fused`): in the last bit of Adam's root.
+"""
+
+import ctypes
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from cpl_ray.mastered import SignState
+from cpl_ray.methods.base import Flat, Fusion, KeepsSign, UpdateStats
+from cpl_ray.native import CompilerError, load
+from cpl_ray.rule import adam_direction, adam_moments_, collaborative, momentum_update_
+
+Compile = Literal["auto", "always", "never"]
+FUSED_FROM = 20_000_000
+"""Elements of a step from which `auto` compiles: about a second once per machine, earned back within four steps."""
+PIECE = 1 << 20  # elements that are worth a thread
+COUNTS = ("conflict", "zero", "flips", "moved", "moved_against")
+SOURCE = Path(__file__).with_suffix(".cpp")
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class _Numbers(ctypes.Structure):
+    """The scalars of a step, rounded to float32 as torch rounds them."""
+
+    _fields_ = (
+        *((name, ctypes.c_float) for name in ("scale", "decay", "beta1", "feed1", "beta2", "feed2")),
+        *((name, ctypes.c_float) for name in ("correction1", "correction2", "eps", "minus_lr")),
+        *((name, ctypes.c_int32) for name in ("decoupled", "mark_flips")),
+    )
+
+
+class _Counts(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_int64) for name in COUNTS)
+
+
+@dataclass(frozen=True)
+class Scalars:
+    """The numbers of one update of one flat tensor."""
+
+    lr: float
+    step: int
+    """t, this update included, >= 1."""
+    scale: float = 1.0
+    """Factor that clips the gradient."""
+    weight_decay: float = 0.0
+    decoupled: bool = False
+    """Decay is added to the update, not to the gradient."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """For Adam; with momentum the first is the momentum."""
+    eps: float = 1e-8
+    mark_flips: bool = False
+    """Mark the elements whose class changes."""
+
+
+class Kernel:
+    """The compiled functions over flat, contiguous float32 tensors on the CPU."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._update, self._capture = library.cpl_update, library.cpl_capture
+        self._update.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 7]
+        self._capture.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 2]
+        self._update.restype = self._capture.restype = None
+
+    def update(
+        self, param: Tensor, gradient: Tensor, moments: list[Tensor], code: Tensor | None, scalars: Scalars
+    ) -> dict[str, int]:
+        """Do one step in place and return its counts.
+
+        Args:
+            param: theta, `[num_params]`.
+            gradient: not clipped yet, `[num_params]`.
+            moments: none (SGD), the momentum, or Adam's two.
+            code: int8 codes of `SignState` that mask the update and get the new classes; None: no mask, and only
+                `moved` is counted.
+            scalars: the numbers of this step.
+        """
+        (beta1, beta2), step = scalars.betas, scalars.step
+        numbers = _Numbers(
+            *(scalars.scale, scalars.weight_decay, beta1, 1 - beta1, beta2, 1 - beta2),
+            *(1 - beta1**step, 1 - beta2**step, scalars.eps, -scalars.lr),
+            *(scalars.decoupled, scalars.mark_flips),
+        )
+        tensors = [param, gradient, *moments, *[None] * (2 - len(moments)), code]
+
+        def piece(start: int, stop: int) -> list[int]:
+            counts = _Counts()
+            places = [None if t is None else t.data_ptr() + start * t.element_size() for t in tensors]
+            self._update(stop - start, *places, ctypes.byref(numbers), ctypes.byref(counts))
+            return [getattr(counts, name) for name in COUNTS]
+
+        found = _in_pieces(param.numel(), piece)
+        return dict(zip(COUNTS, map(sum, zip(*found, strict=True)), strict=True))
+
+    def capture(self, gradient: Tensor, code: Tensor) -> None:
+        """Store sign(g_M), `[num_params]`, in the codes; the classes stay."""
+
+        def piece(start: int, stop: int) -> None:
+            self._capture(stop - start, gradient.data_ptr() + start * 4, code.data_ptr() + start)
+
+        _in_pieces(code.numel(), piece)
+
+
+def _in_pieces(numel: int, do: Callable[[int, int], T]) -> list[T]:
+    """Call `do(start, stop)` over all elements, on as many threads as torch would use; ctypes lets go of the lock."""
+    threads = max(1, min(torch.get_num_threads(), numel // PIECE))
+    bounds = [numel * i // threads for i in range(threads + 1)]
+    if threads == 1:
+        return [do(0, numel)]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(do, bounds, bounds[1:]))
+
+
+def is_fused(compile: Compile, fusion: Fusion | None, numel: int) -> bool:
+    """Tell whether a step over `numel` elements has the form of the kernel, whatever then computes it."""
+    return fusion is not None and (compile == "always" or (compile == "auto" and numel >= FUSED_FROM))
+
+
+@cache
+def kernel() -> Kernel | None:
+    """Return the compiled kernel of this process; None, and one warning, where it cannot be had or disagrees."""
+    try:
+        found = Kernel(load(SOURCE))
+        if agrees(found):
+            return found
+        reason = "its results are not those of this build of torch, bit for bit"
+    except CompilerError as error:
+        reason = str(error)
+    log.warning("the optimizer's step is not compiled, and slower for it, with the same results: %s", reason)
+    return None
+
+
+def update(flat: Flat, fusion: Fusion, scalars: Scalars, stats: UpdateStats) -> bool:
+    """Do one step of a flat tensor by the kernel; return False, having done nothing, where it does not apply."""
+    param, kept, state = flat.param.view(-1), flat.kept, flat.state
+    moments = [state[key].view(-1) for key in ("exp_avg", "exp_avg_sq") if key in state]
+    masked = fusion is Fusion.MASKED
+    # the eager path alone makes sums of all of g_M, and counts a plain step's moves against a captured one
+    known = _has_only_signs(kept) if masked else not isinstance(kept, KeepsSign)
+    if not known or not _fits([param, flat.gradient, *moments]):
+        return False
+    compiled = kernel()
+    if compiled is None:
+        return False
+    counts = compiled.update(param, flat.gradient, moments, kept.code if masked else None, scalars)
+    names = ["conflict", "zero", "moved", "moved_against"] if masked else ["moved"]
+    if masked and kept.classified:
+        names.append("flips")
+        stats.add(flip_of=torch.tensor(float(param.numel())))
+    stats.add(**{name: torch.tensor(counts[name]) for name in names})
+    return True
+
+
+def capture(gradient: Tensor, state: object) -> bool:
+    """Store the sign of g_M by the kernel; return False, having done nothing, where it does not apply."""
+    if type(state) is not SignState or not _fits([gradient]):  # estimates make more of a gradient than its sign
+        return False
+    compiled = kernel()
+    if compiled is None:
+        return False
+    compiled.capture(gradient, state.code)
+    state.captured = True
+    return True
+
+
+def _has_only_signs(kept: object) -> bool:
+    return isinstance(kept, SignState) and kept.values(slice(0)) is None
+
+
+def _fits(tensors: list[Tensor]) -> bool:
+    return all(t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous() for t in tensors)
+
+
+def agrees(found: Kernel) -> bool:
+    """Tell whether the kernel has the very bits of the eager formulas, on a sample of all its forms.
+
+    Torch rounds a * b + c once or twice, as the processor and its own build have it; so this is looked at.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def sample() -> Tensor:
+        values = torch.randn(4099, generator=generator) * torch.exp(3 * torch.randn(4099, generator=generator) - 6)
+        return values * (torch.rand(4099, generator=generator) > 0.1)
+
+    return all(
+        _same(found, sample, count, Scalars(1e-3, step, 0.7, decay, decoupled, mark_flips=step == 2))
+        for count in (0, 1, 2)
+        for decay, decoupled in ((0.0, False), (0.1, False), (0.1, True))
+        for step in (2, 100_000)
+    )
+
+
+def _same(found: Kernel, sample: Callable[[], Tensor], count: int, s: Scalars) -> bool:
+    """Compare one masked step with `count` moments."""
+    theta, gradient, moments = sample(), sample(), [sample(), sample().abs()][:count]
+    kept = SignState(theta)
+    kept.capture(sample())
+    kept.classify(slice(None), sample() > 0)
+    own, own_moments, own_code = theta.clone(), [moment.clone() for moment in moments], kept.code.clone()
+    counts = found.update(own, gradient, own_moments, own_code, s)
+    fed = gradient * s.scale
+    if s.weight_decay and not s.decoupled:
+        fed = fed.add(theta, alpha=s.weight_decay)
+    if count == 2:
+        adam_moments_(fed, moments[0], moments[1], s.betas)
+        direction = adam_direction(moments[0], moments[1], s.step, s.betas, s.eps, exact=True)
+    else:
+        direction = momentum_update_(fed, moments[0], s.betas[0]).clone() if count else fed
+    if s.weight_decay and s.decoupled:
+        direction = direction.add_(theta, alpha=s.weight_decay)
+    mask = collaborative(direction, kept.sign(slice(None)))
+    flips = int(kept.classify(slice(None), ~mask, mark_flips=s.mark_flips))
+    theta.sub_(direction * mask, alpha=s.lr)
+    pairs = [(own, theta), (own_code, kept.code), *zip(own_moments, moments, strict=True)]
+    return all(torch.equal(a, b) for a, b in pairs) and (counts["conflict"], counts["flips"]) == (
+        int((~mask).sum()),
+        flips,
+    )

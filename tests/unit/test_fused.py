@@ -1,0 +1,281 @@
+"""The compiled step: the bits of the eager path at every length and alignment, honest counts, and no need of it."""
+
+import copy
+import logging
+import platform
+import shutil
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from cpl_ray import fused
+from cpl_ray.gradients import Watched
+from cpl_ray.mastered import SignState
+from cpl_ray.methods.base import Method
+from cpl_ray.methods.collaborative import Collaborative
+from cpl_ray.native import CompilerError, load
+from cpl_ray.optimizer import CPLOptimizer, Mode
+
+pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler here")
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "sgd": {"name": "sgd"},
+    "momentum": {"name": "sgd", "momentum": 0.9},
+    "adam": {"name": "adam"},
+    "adamw": {"name": "adamw"},
+}
+LENGTHS = [1, 2, 7, 15, 16, 17, 1023, 1024, 1025, 4095, 4096, 4097, (1 << 18) - 1, (1 << 18) + 1]
+
+
+@dataclass
+class Trace:
+    """Everything that a run of steps leaves."""
+
+    theta: Tensor
+    state: dict[str, Tensor]
+    kept: dict[str, Tensor]
+    counts: list[dict[str, float]]
+
+    def equals(self, other: "Trace") -> bool:
+        mine, others = ({"theta": t.theta, **t.state, **t.kept} for t in (self, other))
+        return (
+            mine.keys() == others.keys()
+            and all(torch.equal(mine[key], others[key]) for key in mine)
+            and self.counts == other.counts
+        )
+
+
+class Scratch(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations make, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.current = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in given:
+                size = tensor.untyped_storage().nbytes()
+                self._add(size)
+                weakref.finalize(tensor, self._add, -size)
+        return result
+
+    def _add(self, size: int) -> None:
+        self.current += size
+        self.peak = max(self.peak, self.current)
+
+
+def values(numel: int, generator: torch.Generator) -> Tensor:
+    """Numbers of very different sizes, a tenth of them zero."""
+    sizes = torch.exp(3 * torch.randn(numel, generator=generator) - 6)
+    drawn = torch.randn(numel, generator=generator) * sizes
+    return drawn * (torch.rand(numel, generator=generator) > 0.1)
+
+
+def train(
+    numel: int, compile: fused.Compile, *, offset: int = 0, steps: int = 3, method: Method | None = None, **options: Any
+) -> Trace:
+    """Capture, then update, `steps` times, on views that start `offset` elements into their memory."""
+    generator = torch.Generator().manual_seed(numel)
+    memory = torch.cat([torch.ones(offset), values(numel, generator), torch.ones(1)])
+    param = torch.nn.Parameter(memory[offset : offset + numel])
+    optimizer = CPLOptimizer([param], lr=1e-3, method=method, compile=compile, **options)
+    optimizer.mark_flips = True
+    counts = []
+    for _ in range(steps):
+        for mode in (Mode.CAPTURE, Mode.UPDATE):
+            if mode is Mode.CAPTURE and type(optimizer.method) is Method:
+                continue  # it keeps nothing
+            param.grad = torch.cat([torch.zeros(offset), values(numel, generator)])[offset:]
+            optimizer.start(mode)
+            optimizer.step()
+        counts.append(optimizer.stats.to_dict())
+    assert bool((torch.cat([memory[:offset], memory[-1:]]) == 1).all())
+    return Trace(param.detach().clone(), dict(optimizer.state[param]), optimizer.mastered_tensors(), counts)
+
+
+@pytest.fixture
+def fresh_kernel() -> Iterator[None]:
+    fused.kernel.cache_clear()
+    yield
+    fused.kernel.cache_clear()
+
+
+def without_kernel(*args: Any, **options: Any) -> Trace:
+    """Train by the eager path, as on a machine without a compiler."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "kernel", lambda: None)
+        return train(*args, **options)
+
+
+@pytest.mark.parametrize("method", [None, Method()], ids=["masked", "plain"])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_bits_of_the_eager_path_at_every_length(name: str, decay: float, method: Method | None) -> None:
+    assert fused.kernel() is not None
+    options = {**OPTIMIZERS[name], "weight_decay": decay, "method": method}
+    for numel in LENGTHS:
+        clipped = {"whole_gradients": True, "max_grad_norm": 1e-3} if numel % 2 else {}
+        compiled = train(numel, "always", offset=numel % 5, **options, **clipped)
+        assert compiled.equals(without_kernel(numel, "always", **options, **clipped)), numel
+
+
+@given(st.integers(1, 3000), st.integers(0, 20), st.sampled_from(sorted(OPTIMIZERS)), st.sampled_from([0.0, 0.01]))
+@settings(deadline=None, max_examples=30)
+def test_bits_of_the_eager_path_anywhere(numel: int, offset: int, name: str, decay: float) -> None:
+    options = {**OPTIMIZERS[name], "weight_decay": decay, "steps": 2}
+    assert train(numel, "always", offset=offset, **options).equals(without_kernel(numel, "always", **options))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_as_uncompiled_but_for_rounding(name: str) -> None:
+    numel = (1 << 18) + 3
+    start = train(numel, "never", steps=0, **OPTIMIZERS[name])
+    compiled, eager = (train(numel, c, steps=1, weight_decay=0.1, **OPTIMIZERS[name]) for c in ("always", "never"))
+    update = (eager.theta.double() - start.theta.double()).abs()
+    difference = (compiled.theta.double() - eager.theta.double()).abs()
+    ulp = torch.from_numpy(np.spacing(eager.theta.abs().numpy()))
+    assert bool((difference <= 1e-6 * update + ulp).all())
+    assert all(torch.equal(compiled.state[key], eager.state[key]) for key in eager.state)
+    assert int((compiled.kept["0.code"] != eager.kept["0.code"]).sum()) <= numel // 10**5
+
+
+def test_counts_are_those_of_a_recount() -> None:
+    numel, lr = 100_003, 1e-3
+    generator = torch.Generator().manual_seed(1)
+    param = torch.nn.Parameter(values(numel, generator))
+    optimizer = CPLOptimizer([param], name="sgd", lr=lr, compile="always")
+    previous = None
+    for _ in range(3):
+        mastered, gradient = values(numel, generator), values(numel, generator)
+        for mode, given_gradient in ((Mode.CAPTURE, mastered), (Mode.UPDATE, gradient)):
+            before = param.detach().numpy().copy()
+            param.grad = given_gradient.clone()
+            optimizer.start(mode)
+            optimizer.step()
+        after, s = param.detach().numpy(), np.sign(mastered.numpy()) * np.sign(gradient.numpy())
+        expected = {
+            "total": numel,
+            "conflict": (s < 0).sum(),
+            "zero": (s == 0).sum(),
+            "moved": (before != after).sum(),
+            "moved_against": 0,
+        }
+        if previous is not None:
+            expected |= {"flips": ((s < 0) != previous).sum(), "flip_of": numel}
+        assert optimizer.stats.to_dict() == expected
+        assert np.array_equal(before[s < 0], after[s < 0])
+        previous = s < 0
+
+
+def test_moves_against_are_counted_where_there_are_some() -> None:
+    # a negative rate moves what the rule let through the wrong way: the count is not a constant
+    param, code = torch.zeros(5), torch.tensor([1, 1, -1, 0, -1], dtype=torch.int8)
+    kernel = fused.kernel()
+    assert kernel is not None
+    counts = kernel.update(param, torch.tensor([1.0, -1, -1, 1, 0]), [], code, fused.Scalars(lr=-1.0, step=1))
+    assert counts == {"conflict": 1, "zero": 2, "flips": 1, "moved": 3, "moved_against": 2}
+    assert code.tolist() == [1, 5, -1, 0, -1]
+
+
+def test_threads_change_nothing() -> None:
+    threads, numel = torch.get_num_threads(), 2 * fused.PIECE + 5
+    torch.set_num_threads(2)
+    try:
+        two = train(numel, "always", steps=1)
+    finally:
+        torch.set_num_threads(threads)
+    assert two.equals(train(numel, "always", steps=1))
+
+
+def test_watching_and_resuming_change_no_bit() -> None:
+    watched = Watched(Collaborative())
+    watched.watching = True
+    assert train(999, "always", method=watched).equals(train(999, "always"))
+    assert float(watched.formed[0].abs().sum()) > 0
+    params = [torch.nn.Parameter(torch.linspace(-1, 1, 999)) for _ in range(2)]
+    first, second = (CPLOptimizer([p], lr=1e-2, weight_decay=0.1, compile="always") for p in params)
+
+    def advance(optimizer: CPLOptimizer, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for mode in (Mode.CAPTURE, Mode.UPDATE):
+            optimizer.param_groups[0]["params"][0].grad = values(999, generator)
+            optimizer.start(mode)
+            optimizer.step()
+
+    advance(first, 0)
+    second.init_state()
+    second.load_state_dict(copy.deepcopy(first.state_dict()))  # else both have the same moments
+    second.load_mastered_tensors({key: tensor.clone() for key, tensor in first.mastered_tensors().items()})
+    params[1].data.copy_(params[0].data)
+    advance(first, 1)
+    advance(second, 1)
+    assert torch.equal(*params)
+    assert first.stats.to_dict() == second.stats.to_dict()
+
+
+def test_small_steps_never_ask_for_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(fused, "load", asked.append)
+    fused.kernel.cache_clear()
+    train(10_000, "auto")
+    assert not asked
+    method = Collaborative()
+    assert fused.is_fused("auto", method.fusion, fused.FUSED_FROM)
+    assert not fused.is_fused("auto", method.fusion, fused.FUSED_FROM - 1)
+    assert not fused.is_fused("never", method.fusion, 1 << 40)
+    assert not fused.is_fused("always", Collaborative(mask_on="gradient").fusion, 1 << 40)
+
+
+@pytest.mark.usefixtures("fresh_kernel")
+def test_without_a_compiler_the_same_numbers_and_one_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = train(500, "always")
+    fused.kernel.cache_clear()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with caplog.at_level(logging.WARNING):
+        assert train(500, "always").equals(expected)
+    assert [record.message.count("no-such-compiler") > 0 for record in caplog.records] == [True]
+    with pytest.raises(CompilerError, match="no-such-compiler"):
+        load(fused.SOURCE)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names processors of one kind")
+def test_other_processors_agree_and_other_rounding_is_refused() -> None:
+    assert fused.agrees(fused.Kernel(load(fused.SOURCE, ("-march=x86-64-v3",))))
+    assert not fused.agrees(fused.Kernel(load(fused.SOURCE, ("-march=x86-64-v3", "-ffp-contract=fast"))))
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("mode", [Mode.CAPTURE, Mode.UPDATE])
+def test_scratch_memory_does_not_grow_with_the_model(
+    mode: Mode, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setattr(fused, "kernel", lambda: None)
+    numel = 1_500_000
+    param = torch.nn.Parameter(torch.randn(numel))
+    optimizer = CPLOptimizer([param], whole_gradients=True, max_grad_norm=1.0, compile="always")
+    for warm_up in (Mode.CAPTURE, Mode.UPDATE):
+        param.grad = torch.randn(numel)
+        optimizer.start(warm_up)
+        optimizer.step()
+    resident = sum(t.numel() * t.element_size() for t in optimizer.mastered_tensors().values())
+    assert resident <= 1.0 * numel
+    optimizer.start(mode)
+    with Scratch() as scratch:
+        optimizer.step()
+    assert 0 < scratch.peak <= 10_000_000  # 0.1 bytes per parameter of 100 million
+    assert isinstance(optimizer.kept_states[0], SignState)

@@ -124,9 +124,9 @@ def without_kernel(*args: Any, **options: Any) -> Trace:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_bits_of_the_eager_path_at_every_length(name: str, decay: float, method: Method | None) -> None:
     assert fused.kernel() is not None
-    options = {**OPTIMIZERS[name], "weight_decay": decay, "method": method}
+    options: dict[str, Any] = {**OPTIMIZERS[name], "weight_decay": decay, "method": method}
     for numel in LENGTHS:
-        clipped = {"whole_gradients": True, "max_grad_norm": 1e-3} if numel % 2 else {}
+        clipped: dict[str, Any] = {"whole_gradients": True, "max_grad_norm": 1e-3} if numel % 2 else {}
         compiled = train(numel, "always", offset=numel % 5, **options, **clipped)
         assert compiled.equals(without_kernel(numel, "always", **options, **clipped)), numel
 
@@ -226,7 +226,7 @@ def test_watching_and_resuming_change_no_bit() -> None:
 
 
 def test_small_steps_never_ask_for_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    asked: list[Any] = []
     monkeypatch.setattr(fused, "load", asked.append)
     fused.kernel.cache_clear()
     train(10_000, "auto")

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo demo-seeds test test-ray test-others lint bench
+.PHONY: setup demo demo-seeds test test-search test-ray test-others lint bench
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -27,13 +27,15 @@ demo: setup
 demo-seeds: setup
 	$(BIN)/python -m pipelines.demo --seeds 0 1 2
 
-# the tests on Ray take as long as all others, so they run side by side; each line of output says whose it is
+# tests on Ray wait much, so three groups run side by side; each line of output says whose it is
+SEARCH_TESTS := tests/ray/test_compare.py tests/ray/test_sweep.py
 test: setup
-	@$(MAKE) --no-print-directory --keep-going --jobs=2 test-ray test-others
+	@$(MAKE) --no-print-directory --keep-going --jobs=3 test-search test-ray test-others
 
-test-ray: TESTS := tests/ray
+test-search: TESTS := $(SEARCH_TESTS)
+test-ray: TESTS := tests/ray $(addprefix --ignore=,$(SEARCH_TESTS))
 test-others: TESTS := --ignore=tests/ray
-test-ray test-others:
+test-search test-ray test-others:
 	@bash -o pipefail -c '$(BIN)/python -m pytest $(TESTS) 2>&1 | while IFS= read -r line; do printf "%s\n" "$@: $$line"; done'
 
 lint: setup

@@ -3,16 +3,10 @@
 For comparisons of settings: the same loop and DeepSpeed engine as `cpl train`, without Ray, tracking and checkpoints.
 """
 
-import os
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
 import yaml
 
 from cpl_ray.assessment import Row, in_denominator, read_assessment
@@ -37,19 +31,6 @@ class EncodedRows:
     def take(self, rows: Rows) -> list[Encoded]:
         """Return rows by number."""
         return [self._rows[row] for row in rows]
-
-
-@contextmanager
-def one_process() -> Iterator[None]:
-    """Run with a process group of one, on one thread."""
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    with tempfile.TemporaryDirectory() as folder:
-        dist.init_process_group("gloo", init_method=f"file://{Path(folder) / 'store'}", rank=0, world_size=1)
-        try:
-            yield
-        finally:
-            dist.destroy_process_group()
 
 
 class World:

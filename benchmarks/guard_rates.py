@@ -9,7 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.demo_world import World, one_process
+from benchmarks.demo_world import World
+from cpl_ray.calibration import one_process
 from cpl_ray.environment import snapshot
 from cpl_ray.rundir import atomic_write_text
 
@@ -26,7 +27,7 @@ def main() -> None:
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     train = {"max_steps": options.updates, "stop_at_learned": None}
-    with one_process():
+    with one_process(1):
         for lr in options.rates:
             for mode in options.modes:
                 result = World(options.run).train(

@@ -27,7 +27,10 @@ UPLOAD_TIMEOUT_S = 600
 _FILE = "tracking.json"
 _MAX_REASON_CHARS = 200
 _TALKATIVE = ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry.abstract_store")
-_SYSTEM_ERROR = re.compile(r"\[Errno -?\d+\] ([^'\")\]]+)|(timed out|Remote end closed connection)")
+_SYSTEM_ERROR = re.compile(
+    r"""\[Errno -?\d+\] ([^'")\]]+)|Error\(\d+, ['"]([^'"]+)"""
+    r"|(timed out|Remote end closed connection|too many \d+ error responses)"
+)
 _ENVIRONMENT = threading.RLock()
 
 

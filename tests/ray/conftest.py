@@ -163,10 +163,19 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
+def commands(process: "subprocess.Popen[str]") -> dict[psutil.Process, str]:
+    """Return the command lines of `marked`, without those that end meanwhile."""
+    found = {}
+    for one in marked(process):
+        with suppress(psutil.Error):
+            found[one] = " ".join(one.cmdline())
+    return found
+
+
 def left_behind(process: "subprocess.Popen[str]", patience_s: float = 20) -> list[str]:
     """Return what still runs of a command that has ended, after waiting for it to go."""
     until(lambda: not marked(process), patience_s, demand=False, pause_s=0.2)
-    return [" ".join(one.cmdline())[:80] for one in marked(process)]
+    return [line[:80] for line in commands(process).values()]
 
 
 def until(met: Callable[[], Any], timeout_s: float, *, demand: bool = True, pause_s: float = 0.02) -> None:

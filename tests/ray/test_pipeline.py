@@ -20,7 +20,7 @@ from cpl_ray.loading import load_config
 from cpl_ray.loop import TrainingLoop
 from tests.oracle.plain_engine import PlainEngine
 from tests.oracle.toy import Rowset
-from tests.ray.conftest import World, left_behind, marked, until
+from tests.ray.conftest import World, commands, left_behind, marked, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # minutes where other work takes the cores
 NUM_UPDATES = 16
@@ -102,7 +102,7 @@ def test_killed_worker_and_killed_driver_change_nothing(world: World, trained: P
     process = world.start("train", "train.yaml", "run.name=killed")
 
     def workers() -> list[Any]:
-        return [one for one in marked(process) if "RayTrainWorker" in "".join(one.cmdline())]
+        return [one for one, line in commands(process).items() if "RayTrainWorker" in line]
 
     until(lambda: len(steps(folder)) >= 5, 120)
     first = workers()

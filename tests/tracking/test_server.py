@@ -8,10 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from cpl_ray.digest import model_digest
 from cpl_ray.errors import UserError
 from cpl_ray.evidence import Evidence
+from cpl_ray.mlflow_client import reason_of
 from cpl_ray.promotion import Challenge, promote, rival_folder, rollback
 from cpl_ray.registry import register
 from cpl_ray.tracking import Tracker
@@ -53,7 +55,7 @@ def test_server_killed_and_restarted_in_the_middle(
     assert list((tmp_path / "artifacts").rglob("note.txt"))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     # killed between two requests, or in one
-    ways = "Connection refused|Connection reset by peer|Remote end closed connection"
+    ways = "Connection refused|Connection reset by peer|Broken pipe|Remote end closed connection"
     assert re.search(rf"cannot be reached \(({ways})\)", caplog.text)
     assert capsys.readouterr().out == ""
 
@@ -87,3 +89,27 @@ def test_server_killed_and_restarted_in_the_middle(
     for action in (lambda: promote(config, run_dir), lambda: rollback(config, tmp_path)):
         with pytest.raises(UserError, match="cannot be reached"):
             action()
+
+
+REFUSED = "NewConnectionError('<HTTPConnection>: Failed to establish a new connection: [Errno 111] Connection refused')"
+ABORTED = "ProtocolError('Connection aborted.', {})"
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (REFUSED, "Connection refused"),
+        (ABORTED.format("ConnectionResetError(104, 'Connection reset by peer')"), "Connection reset by peer"),
+        (ABORTED.format("BrokenPipeError(32, 'Broken pipe')"), "Broken pipe"),
+        (
+            ABORTED.format("RemoteDisconnected('Remote end closed connection without response')"),
+            "Remote end closed connection",
+        ),
+        ("ReadTimeoutError('HTTPConnectionPool(port=1): Read timed out. (read timeout=5)')", "timed out"),
+        ("ResponseError('too many 503 error responses')", "too many 503 error responses"),
+    ],
+)
+def test_the_reason_is_what_the_system_said(cause: str, said: str) -> None:
+    pool = "HTTPConnectionPool(host='127.0.0.1', port=1): Max retries exceeded with url: /api/2.0/mlflow/runs/log-batch"
+    error = MlflowException(f"API request to http://127.0.0.1:1/api failed with exception {pool} (Caused by {cause})")
+    assert reason_of(error) == said

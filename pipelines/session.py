@@ -63,6 +63,8 @@ def _start_here(needed: float, say: Callable[[str], None], dashboard: bool) -> b
     slots = max(os.cpu_count() or 1, math.ceil(needed))
     # a run has about ten processes besides its workers, which on few cores Ray would warn of again and again
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(max(8, slots)))
+    # nobody takes this machine away with notice: the watcher would be one more process that imports everything
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     try:
         ray.init(num_cpus=slots, include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=False)
     except ValueError as error:

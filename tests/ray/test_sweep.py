@@ -38,7 +38,7 @@ search:
 """
 # runs a sweep in a Ray session that outlives it, and prints what the sweep has left there
 INSIDE = """\
-import json, ray
+import json, ray, time
 from cpl_ray.loading import load_config
 from cpl_ray.rundir import RunDir
 from pipelines.session import ray_session
@@ -50,7 +50,10 @@ with ray_session(config, say, dashboard=True):
     run = RunDir.create(config)
     sweep(config, run, say)
     groups = [group["state"] for group in ray.util.placement_group_table().values()]
-    free, slots = ray.available_resources()["CPU"], ray.cluster_resources()["CPU"]
+    free, slots, deadline = 0, ray.cluster_resources()["CPU"], time.monotonic() + 20
+    while free < slots and time.monotonic() < deadline:  # nodes tell what is free now and then
+        free = ray.available_resources().get("CPU", 0)
+        time.sleep(0.1)
     print(json.dumps({"groups": groups, "free": free, "all": slots}))
 """
 

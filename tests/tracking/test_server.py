@@ -38,8 +38,7 @@ def test_server_killed_and_restarted_in_the_middle(
         wait_for(lambda: len(steps(run)) == 5)
         server.kill()
         append(run_dir, "".join(line(step) for step in range(6, 11)))
-        wait_for(lambda: tracker.missing == 5)
-        assert tracker.lost is not None
+        wait_for(lambda: tracker.missing == 5 and tracker.lost is not None)
         tracker.log_params({"said": "while down"})
         server.start()
         append(run_dir, "".join(line(step) for step in range(11, 16)))

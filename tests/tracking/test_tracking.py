@@ -215,7 +215,7 @@ def test_server_that_never_answers_costs_seconds_and_one_warning(
         tracker.log_params({"a": 1})
         tracker.follow(run_dir / "metrics.jsonl", poll_s=0.05)
         append(run_dir, "".join(line(step) for step in range(1, 8)))
-        wait_for(lambda: tracker.missing == 8)
+        wait_for(lambda: tracker.missing == 8 and tracker.lost is not None)
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         assert "cannot be reached" in caplog.text
         tracker.finish(timeout_s=1)

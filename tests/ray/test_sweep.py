@@ -49,11 +49,11 @@ config = load_config("stopping.yaml", ["run.name=stopping", "budget.max_forgetti
 with ray_session(config, say, dashboard=True):
     run = RunDir.create(config)
     sweep(config, run, say)
-    groups = [group["state"] for group in ray.util.placement_group_table().values()]
-    free, slots, deadline = 0, ray.cluster_resources()["CPU"], time.monotonic() + 20
+    free, slots, deadline = 0, ray.cluster_resources()["CPU"], time.monotonic() + 60
     while free < slots and time.monotonic() < deadline:  # nodes tell what is free now and then
         free = ray.available_resources().get("CPU", 0)
         time.sleep(0.1)
+    groups = [group["state"] for group in ray.util.placement_group_table().values()]
     print(json.dumps({"groups": groups, "free": free, "all": slots}))
 """
 

@@ -2,11 +2,11 @@
 
 import copy
 import logging
-import platform
 import shutil
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,13 +26,17 @@ from cpl_ray.methods.collaborative import Collaborative
 from cpl_ray.native import CompilerError, load
 from cpl_ray.optimizer import CPLOptimizer, Mode
 
-pytestmark = pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler here")
+# the eager path, which is the definition, is tested everywhere; README says why these may be skipped
+COMPILERS = ("c++", "g++", "clang++")
+needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"name": "sgd"},
     "momentum": {"name": "sgd", "momentum": 0.9},
     "adam": {"name": "adam"},
     "adamw": {"name": "adamw"},
 }
+# what the compiler makes for its own idea of a processor, and for other vector units that this one has
+TARGETS = ["-O2", *(["-march=x86-64-v3"] if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") else [])]
 LENGTHS = [1, 2, 7, 15, 16, 17, 1023, 1024, 1025, 4095, 4096, 4097, (1 << 18) - 1, (1 << 18) + 1]
 
 
@@ -119,6 +123,7 @@ def without_kernel(*args: Any, **options: Any) -> Trace:
         return train(*args, **options)
 
 
+@needs_compiler
 @pytest.mark.parametrize("method", [None, Method()], ids=["masked", "plain"])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -131,6 +136,7 @@ def test_bits_of_the_eager_path_at_every_length(name: str, decay: float, method:
         assert compiled.equals(without_kernel(numel, "always", **options, **clipped)), numel
 
 
+@needs_compiler
 @given(st.integers(1, 3000), st.integers(0, 20), st.sampled_from(sorted(OPTIMIZERS)), st.sampled_from([0.0, 0.01]))
 @settings(deadline=None, max_examples=30)
 def test_bits_of_the_eager_path_anywhere(numel: int, offset: int, name: str, decay: float) -> None:
@@ -179,6 +185,7 @@ def test_counts_are_those_of_a_recount() -> None:
         previous = s < 0
 
 
+@needs_compiler
 def test_moves_against_are_counted_where_there_are_some() -> None:
     # a negative rate moves what the rule let through the wrong way: the count is not a constant
     param, code = torch.zeros(5), torch.tensor([1, 1, -1, 0, -1], dtype=torch.int8)
@@ -189,6 +196,7 @@ def test_moves_against_are_counted_where_there_are_some() -> None:
     assert code.tolist() == [1, 5, -1, 0, -1]
 
 
+@needs_compiler
 def test_threads_change_nothing() -> None:
     threads, numel = torch.get_num_threads(), 2 * fused.PIECE + 5
     torch.set_num_threads(2)
@@ -199,6 +207,7 @@ def test_threads_change_nothing() -> None:
     assert two.equals(train(numel, "always", steps=1))
 
 
+@needs_compiler
 def test_watching_and_resuming_change_no_bit() -> None:
     watched = Watched(Collaborative())
     watched.watching = True
@@ -244,6 +253,7 @@ def test_without_a_compiler_the_same_numbers_and_one_warning(
 ) -> None:
     expected = train(500, "always")
     fused.kernel.cache_clear()
+    caplog.clear()
     monkeypatch.setenv("CXX", "no-such-compiler")
     with caplog.at_level(logging.WARNING):
         assert train(500, "always").equals(expected)
@@ -252,10 +262,19 @@ def test_without_a_compiler_the_same_numbers_and_one_warning(
         load(fused.SOURCE)
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="names processors of one kind")
-def test_other_processors_agree_and_other_rounding_is_refused() -> None:
-    assert fused.agrees(fused.Kernel(load(fused.SOURCE, ("-march=x86-64-v3",))))
-    assert not fused.agrees(fused.Kernel(load(fused.SOURCE, ("-march=x86-64-v3", "-ffp-contract=fast"))))
+@needs_compiler
+@pytest.mark.parametrize("target", TARGETS)
+def test_code_for_other_processors_has_the_same_bits(target: str) -> None:
+    assert fused.agrees(fused.Kernel(load(fused.SOURCE, (target,))))
+
+
+@needs_compiler
+def test_code_that_rounds_otherwise_is_refused(tmp_path: Path) -> None:
+    source, division = fused.SOURCE.read_text(encoding="utf-8"), "first / (root(second) + eps)"
+    assert source.count(division) == 1
+    other = tmp_path / "rounds_twice.cpp"
+    other.write_text(source.replace(division, "first * (all(1.0f) / (root(second) + eps))"), encoding="utf-8")
+    assert not fused.agrees(fused.Kernel(load(other)))
 
 
 @pytest.mark.parametrize("compiled", [True, False])

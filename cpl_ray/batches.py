@@ -1,6 +1,5 @@
 """Encoded items to padded tensors, in groups of similar length."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cpl_ray.encoding import Encoded
+from cpl_ray.length_groups import length_groups
 from cpl_ray.loss import IGNORE
 from cpl_ray.vision import Vision
 
@@ -48,14 +48,6 @@ MicroBatch = tuple[Batch, ...]
 """Forward passes that share one backward pass."""
 
 
-def pass_cost(device: torch.device) -> int:
-    """Return what a forward and backward pass costs beside its tokens, in tokens.
-
-    Measured on CPU (docs/log.md); for accelerators an assumption: they want few, large passes.
-    """
-    return 64 if device.type == "cpu" else 4096
-
-
 def micro_batch(items: Sequence[Encoded], pad_id: int, *, cost: int | None, vision: Vision | None = None) -> MicroBatch:
     """Return the batches of one micro-batch: items of similar length together, so that little is padding.
 
@@ -64,38 +56,18 @@ def micro_batch(items: Sequence[Encoded], pad_id: int, *, cost: int | None, visi
     Args:
         items: encoded items, in order; may be empty (see `collate`).
         pad_id: token id of padding.
-        cost: of a pass beside its tokens, in tokens; None: one pass for all, where every rank has to make equally many.
+        cost: as in `length_groups`.
         vision: makes the inputs of images; then all items share one pass.
     """
-    if cost is None or vision is not None or len(items) < 2:
+    if vision is not None or not items:
         return (collate(items, pad_id, vision),)
-    longest = length_groups([len(item.context_ids) + len(item.target_ids) for item in items], cost)
-    batches, shortest = [], 0
-    for length in longest:
-        group = [item for item in items if shortest < len(item.context_ids) + len(item.target_ids) <= length]
+    lengths = [len(item.context_ids) + len(item.target_ids) for item in items]
+    batches, shorter = [], 0
+    for longest in length_groups(lengths, cost):
+        group = [item for item, length in zip(items, lengths, strict=True) if shorter < length <= longest]
         batches.append(collate(group, pad_id))
-        shortest = length
+        shorter = longest
     return tuple(batches)
-
-
-def length_groups(lengths: Sequence[int], cost: int) -> list[int]:
-    """Return the longest length of each group, ascending, of the cut into groups that costs least.
-
-    A group costs its number of rows times its longest length, and `cost`. Exact: dynamic programming over the lengths.
-    """
-    counts = sorted(Counter(lengths).items())
-    best: list[tuple[int, int]] = [(0, 0)]  # cost of the shortest so many lengths, and where their last group begins
-    for end in range(1, len(counts) + 1):
-        rows, options = 0, []
-        for begin in range(end - 1, -1, -1):
-            rows += counts[begin][1]
-            options.append((best[begin][0] + rows * counts[end - 1][0] + cost, begin))
-        best.append(min(options))
-    groups, end = [], len(counts)
-    while end:
-        groups.append(counts[end - 1][0])
-        end = best[end][1]
-    return groups[::-1]
 
 
 def collate(items: Sequence[Encoded], pad_id: int, vision: Vision | None = None) -> Batch:

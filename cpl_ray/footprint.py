@@ -40,7 +40,7 @@ class Setup:
     guard: int = 0
     """Bytes per element of a copy of the masters."""
     transient: int = 0
-    """Bytes per element of a flat tensor that a capture or a step needs in passing."""
+    """Bytes per element of a flat tensor that a step needs in passing, beside its chunks."""
     accumulates: bool = False
     """Whether a step has several backward passes."""
     bucket: int = GPU_BUCKET

@@ -13,6 +13,7 @@ from cpl_ray.config import Config
 from cpl_ray.devices import GIB
 from cpl_ray.footprint import CPU_BUCKET, GPU_BUCKET, Footprint, Setup, flat_sizes, footprint
 from cpl_ray.item_sizes import RunItems
+from cpl_ray.length_groups import pass_cost
 from cpl_ray.methods.build import build_method
 from cpl_ray.optimizer import CPLOptimizer
 from cpl_ray.skeleton import census_of, skeleton
@@ -23,8 +24,6 @@ MARGIN = 0.10
 """Share of the memory that is left alone: fragments of the allocator, what libraries take in passing."""
 CONTEXT = GIB
 """Taken by the driver's context, NCCL and the libraries of linear algebra on a GPU."""
-_CAPTURING = {"sign": 5, "full": 5}
-"""Bytes per element in passing while a sign is taken of the whole tensor, as float32 and int8; others go by chunks."""
 MORE_WORKERS = (2, 4, 8, 16, 32, 64)
 
 
@@ -64,7 +63,8 @@ class Forecast:
         self.config, self.settings, self.items = config, settings, items
         self.on_cpu, self.usable_bytes = on_cpu, usable_bytes
         self.census: Census = census_of(skeleton(config, settings))
-        self.workload: Workload = workload(config, items.injection, items.mastered, items.held_out)
+        cost = None if config.running_zero_stage == 3 else pass_cost(on_cpu=on_cpu)
+        self.workload: Workload = workload(config, items.injection, items.mastered, items.held_out, cost)
         train = config.train
         self.micro_batches = {"injection": train.micro_batch_size}
         if config.mastered_passes != "none":
@@ -72,7 +72,7 @@ class Forecast:
             self.micro_batches["mastered"] = 1 if config.mastered_passes == "start" else micro
         sets = {"injection": items.injection, "mastered": items.mastered}
         self.batches: dict[str, Batching] = {
-            name: batching(sets[name], config, size) for name, size in self.micro_batches.items()
+            name: batching(sets[name], config, size, cost) for name, size in self.micro_batches.items()
         }
         self.notes: list[str] = []
         """What could not be counted."""
@@ -219,7 +219,7 @@ def setup_of(config: Config, census: Census, *, on_cpu: bool) -> Setup:
         moments=moment_bytes(config, sizes),
         mastered=kept_bytes(config, sizes),
         guard=4 if guard.mode in ("adapt", "rollback") and config.mastered_passes == "capture" else 0,
-        transient=max(_CAPTURING.get(train.mastered_state, 0) if train.rule == "cpl" else 0, _stepping(config)),
+        transient=_stepping(config),
         accumulates=accumulates,
         bucket=int(zero.get("reduce_bucket_size", CPU_BUCKET if on_cpu else GPU_BUCKET)),
         threshold=int(zero.get("stage3_param_persistence_threshold", 100_000)),

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 18  # elements captured at once: bounds scratch memory
+CHUNK = 1 << 18  # elements that are worked on at once: bounds scratch memory and keeps them in cache
 CONFLICT_BIT = 4  # added to a stored sign (-1, 0, +1) when the parameter's previous class was conflicting
 FLIP_MARK = 16  # added to a conflicting code, subtracted from a collaborative one, when that class was new
 

@@ -17,11 +17,10 @@ from torch import Tensor
 from cpl_ray import fused
 from cpl_ray.errors import NonFiniteError
 from cpl_ray.kept_states import KeptStates
+from cpl_ray.mastered import CHUNK
 from cpl_ray.methods.base import PLAIN, Chunk, Flat, KeepsSign, Kept, Method, StepView, UpdateStats
 from cpl_ray.methods.collaborative import Collaborative
 from cpl_ray.rule import adam_direction, adam_moments_, momentum_update_
-
-CHUNK = 1 << 18  # elements per pass: bounds scratch memory and keeps one chunk in cache
 
 
 class Mode(Enum):

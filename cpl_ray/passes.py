@@ -4,11 +4,12 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from cpl_ray.batches import MicroBatch, micro_batch, pass_cost
+from cpl_ray.batches import MicroBatch, micro_batch
 from cpl_ray.collectives import Collectives
 from cpl_ray.config import Config
 from cpl_ray.encoding import Encoded
 from cpl_ray.errors import DataError
+from cpl_ray.length_groups import pass_cost
 from cpl_ray.order import ItemOrder, Rows, rank_micro_batches
 from cpl_ray.step import Engine, PassResult, accumulate, mean_loss
 from cpl_ray.vision import Vision
@@ -69,7 +70,8 @@ class Passes:
         self._config, self._engine, self._comm, self._pad_id = config, engine, comm, pad_id
         self._vision = vision
         # stage 3 gathers parameters in every forward pass: all ranks have to make equally many
-        self._pass_cost = None if config.running_zero_stage == 3 else pass_cost(engine.device)
+        on_cpu = engine.device.type == "cpu"
+        self._pass_cost = None if config.running_zero_stage == 3 else pass_cost(on_cpu=on_cpu)
         self._injection, self._mastered = injection, mastered
         train, window = config.train, config.data.shuffle_window
         self._batch_size = train.micro_batch_size * train.gradient_accumulation_steps * comm.world_size

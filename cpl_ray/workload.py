@@ -1,12 +1,14 @@
 """Tokens, updates and arithmetic of a run, from its settings and the sizes of its items."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from cpl_ray.census import Census
 from cpl_ray.config import Config
+from cpl_ray.length_groups import length_groups
 from cpl_ray.order import ItemOrder
 from cpl_ray.schedule import planned_updates
 
@@ -67,13 +69,14 @@ class Workload:
         return self.injection_tokens + self.mastered_tokens
 
 
-def batching(sizes: Sequence[ItemSize], config: Config, micro_batch_size: int) -> Batching:
+def batching(sizes: Sequence[ItemSize], config: Config, micro_batch_size: int, cost: int | None) -> Batching:
     """Form the micro-batches of the first epoch's order and see what they are padded to.
 
     Args:
         sizes: items of one set, at least one.
         config: seed and shuffling.
-        micro_batch_size: items per forward pass.
+        micro_batch_size: items per backward pass.
+        cost: of a forward pass, as in `length_groups`.
     """
     train = config.train
     order = ItemOrder(len(sizes), train.seed, train.shuffle, config.data.shuffle_window)
@@ -81,14 +84,17 @@ def batching(sizes: Sequence[ItemSize], config: Config, micro_batch_size: int) -
     padded, positions = 0, 1
     for start in range(0, len(numbers), micro_batch_size):
         rows = [sizes[number] for number in numbers[start : start + micro_batch_size]]
-        padded += len(rows) * max(row.tokens for row in rows)
+        groups = length_groups([row.tokens for row in rows], cost)
+        padded += sum(groups[bisect_left(groups, row.tokens)] for row in rows)
         columns = {column for row in rows for column in range(row.context - 1, row.tokens - 1)}
         positions = max(positions, len(columns))
     length = max(size.tokens for size in sizes)
     return Batching(padded / len(sizes), length, min(positions, length), fmean(size.target for size in sizes))
 
 
-def workload(config: Config, injection: Sequence[ItemSize], mastered: Sequence[ItemSize], held_out: int) -> Workload:
+def workload(
+    config: Config, injection: Sequence[ItemSize], mastered: Sequence[ItemSize], held_out: int, cost: int | None
+) -> Workload:
     """Count what a run does.
 
     Args:
@@ -96,6 +102,7 @@ def workload(config: Config, injection: Sequence[ItemSize], mastered: Sequence[I
         injection: items that are injected.
         mastered: items of M train.
         held_out: items of M validation, scored at evaluations.
+        cost: of a forward pass, as in `length_groups`.
     """
     train = config.train
     per_epoch = math.ceil(len(injection) / config.global_batch_size)
@@ -112,12 +119,13 @@ def workload(config: Config, injection: Sequence[ItemSize], mastered: Sequence[I
         size = len(mastered) if whole else size
     every = config.evaluate.every
     evaluations = 0 if every is None else 1 + math.ceil(updates / (per_epoch if every == "epoch" else int(every)))
-    scored = len(injection) + len(mastered) + held_out
-    first = batching(injection, config, train.micro_batch_size).padded_tokens
+    in_set = len(mastered) if config.evaluate.in_set else 0
+    scored = len(injection) + in_set + held_out
+    first = batching(injection, config, train.micro_batch_size, cost).padded_tokens
     second = 0.0
     if captures:
         micro = 1 if passes == "start" else train.mastered_micro_batch_size or train.micro_batch_size
-        second = batching(mastered, config, micro).padded_tokens
+        second = batching(mastered, config, micro, cost).padded_tokens
     per_item = fmean(item.tokens * item.requests for item in (*injection, *mastered))
     items_trained = min(updates * config.global_batch_size, len(injection) * updates / per_epoch)
     return Workload(

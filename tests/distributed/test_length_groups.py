@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import cpl_ray.passes
-from cpl_ray.batches import micro_batch, pass_cost
+from cpl_ray.batches import micro_batch
 from cpl_ray.config import Config
+from cpl_ray.length_groups import pass_cost
 from cpl_ray.loop import TrainingLoop
 from tests.distributed.launch import run_workers
 from tests.oracle.plain_engine import PlainEngine
@@ -42,8 +43,8 @@ def zero_run(cases: list[tuple[int, bool]]) -> list[dict[str, torch.Tensor]]:
 
 def test_stages_equal_one_padded_pass_world_2(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = Rowset(INJECTION).take(tuple(range(8, 24)))
-    assert len(micro_batch(rows, 0, cost=pass_cost(torch.device("cpu")))) > 1  # short and long items part
-    monkeypatch.setattr(cpl_ray.passes, "pass_cost", lambda device: None)
+    assert len(micro_batch(rows, 0, cost=pass_cost(on_cpu=True))) > 1  # short and long items part
+    monkeypatch.setattr(cpl_ray.passes, "pass_cost", lambda **_: None)
     model = toy_model()
     config = make_config(0, False, TRAIN | {"micro_batch_size": 16})
     TrainingLoop(config, PlainEngine(model, config), Rowset(INJECTION), Rowset(MASTERED), pad_id=0).run()

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpl_ray.batches import collate, length_groups, micro_batch
+from cpl_ray.batches import collate, micro_batch
 from cpl_ray.encoding import Encoded
+from cpl_ray.length_groups import length_groups
 from cpl_ray.loss import IGNORE, supervised_cross_entropy
 
 IDS = st.lists(st.integers(0, 8), min_size=1, max_size=6).map(tuple)

@@ -3,7 +3,6 @@
 import copy
 import logging
 import shutil
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from cpl_ray import fused
 from cpl_ray.gradients import Watched
+from cpl_ray.live_bytes import LiveBytes
 from cpl_ray.mastered import SignState
 from cpl_ray.methods.base import Method
 from cpl_ray.methods.collaborative import Collaborative
@@ -56,28 +54,6 @@ class Trace:
             and all(torch.equal(mine[key], others[key]) for key in mine)
             and self.counts == other.counts
         )
-
-
-class Scratch(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations make, and their peak."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.current = self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in given:
-                size = tensor.untyped_storage().nbytes()
-                self._add(size)
-                weakref.finalize(tensor, self._add, -size)
-        return result
-
-    def _add(self, size: int) -> None:
-        self.current += size
-        self.peak = max(self.peak, self.current)
 
 
 def values(numel: int, generator: torch.Generator) -> Tensor:
@@ -294,7 +270,9 @@ def test_scratch_memory_does_not_grow_with_the_model(
     resident = sum(t.numel() * t.element_size() for t in optimizer.mastered_tensors().values())
     assert resident <= 1.0 * numel
     optimizer.start(mode)
-    with Scratch() as scratch:
+    assert param.grad is not None
+    state = [t for t in optimizer.state[param].values() if isinstance(t, Tensor)]
+    with LiveBytes([param, param.grad, *state, *optimizer.mastered_tensors().values()]) as scratch:
         optimizer.step()
-    assert 0 < scratch.peak <= 10_000_000  # 0.1 bytes per parameter of 100 million
+    assert scratch.peak <= 10_000_000  # 0.1 bytes per parameter of 100 million
     assert isinstance(optimizer.kept_states[0], SignState)

@@ -13,6 +13,7 @@ from torch import Tensor
 from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError, NonFiniteError
 from cpl_ray.layout import whole_layout
+from cpl_ray.mastered import CHUNK
 from cpl_ray.methods import build
 from cpl_ray.methods.base import Flat, Method, StepView, UpdateStats
 from cpl_ray.methods.draws import uniform
@@ -20,7 +21,8 @@ from cpl_ray.methods.gem import Gem, GradientMemory, dual
 from cpl_ray.methods.graddrop import GradDrop, positive_share, sign_dropout
 from cpl_ray.methods.products import SPAN, gram
 from cpl_ray.methods.projections import AGem, PCGrad
-from cpl_ray.optimizer import CHUNK, CPLOptimizer, Mode
+from cpl_ray.optimizer import CPLOptimizer, Mode
+from cpl_ray.wrapped import WrappedOptimizer
 from tests.oracle.gradients import fed, nearest_in_cone
 
 VALUES = st.floats(-8, 8, width=32).map(lambda value: 0.0 if abs(value) < 1e-6 else value)
@@ -284,8 +286,6 @@ def test_methods_of_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_long_chunk_of_a_foreign_optimizer_is_drawn_as_short_ones() -> None:
-    from cpl_ray.wrapped import WrappedOptimizer
-
     size = SPAN + 100
     generator = torch.Generator().manual_seed(4)
     gradients = torch.randn(2, size, generator=generator)

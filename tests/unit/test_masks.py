@@ -11,13 +11,14 @@ from cpl_ray.config import Config
 from cpl_ray.config_methods import MASTERED, Rule
 from cpl_ray.errors import ConfigError, LayoutError
 from cpl_ray.layout import Layout, Piece
+from cpl_ray.mastered import CHUNK
 from cpl_ray.methods.base import Method
 from cpl_ray.methods.build import METHODS, build_method
 from cpl_ray.methods.cautious import Cautious
 from cpl_ray.methods.hft import HFT, frozen_parameters
 from cpl_ray.methods.mofo import MoFO, largest_keys, order_keys
 from cpl_ray.methods.random_mask import RandomMask
-from cpl_ray.optimizer import CHUNK, CPLOptimizer, Mode
+from cpl_ray.optimizer import CPLOptimizer, Mode
 from cpl_ray.wrapped import WrappedOptimizer
 from tests.oracle.partitions import Cut, Values, random_values, train
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpl_ray.errors import NonFiniteError
-from cpl_ray.mastered import FullState, SignState
+from cpl_ray.mastered import CHUNK, FullState, SignState
 from cpl_ray.methods.collaborative import Collaborative
-from cpl_ray.optimizer import CHUNK, CPLOptimizer, Mode
+from cpl_ray.optimizer import CPLOptimizer, Mode
 from cpl_ray.rule import (
     adam_direction,
     adam_moments_,

@@ -28,11 +28,22 @@ def make(**top: Any) -> Config:
 
 
 def test_batches_are_padded_to_their_longest_row() -> None:
-    found = batching(INJECTION, make(), 2)
+    found = batching(INJECTION, make(), 2, None)
     assert found.padded_tokens == (2 * 10 + 2 * 6 + 1 * 3) / 5
     assert (found.length, found.targets) == (10, 7 / 5)
     # prompts of 4 and 8 tokens with answers of 2: columns 3, 4, 7, 8
     assert found.positions == 4
+
+
+def test_rows_of_similar_length_share_a_pass_where_that_costs_less() -> None:
+    # rows of 6 and 10 tokens, of 4 and 6, of 3; a pass costs 3 tokens: only the first two are parted
+    assert batching(INJECTION, make(), 2, 3).padded_tokens == (6 + 10 + 2 * 6 + 3) / 5
+    assert batching(INJECTION, make(), 2, 4).padded_tokens == (2 * 10 + 2 * 6 + 3) / 5
+
+
+def test_m_train_need_not_be_asked() -> None:
+    found = workload(make(evaluate={"in_set": False}), INJECTION, MASTERED, held_out=2, cost=None)
+    assert found.scored_items == 5 + 2
 
 
 @pytest.mark.parametrize(
@@ -47,7 +58,7 @@ def test_batches_are_padded_to_their_longest_row() -> None:
     ],
 )
 def test_mastered_passes_follow_the_refresh(train: dict[str, Any], captures: int, size: int) -> None:
-    found = workload(make(train=train), INJECTION, MASTERED, held_out=2)
+    found = workload(make(train=train), INJECTION, MASTERED, held_out=2, cost=None)
     assert (found.updates_per_epoch, found.updates) == (3, 9)
     assert (found.captures, found.mastered_items_per_capture) == (captures, size)
     assert found.injection_tokens == 3 * (2 * 10 + 2 * 6 + 3)
@@ -56,7 +67,7 @@ def test_mastered_passes_follow_the_refresh(train: dict[str, Any], captures: int
 
 
 def test_the_last_update_may_come_before_the_epochs_end() -> None:
-    found = workload(make(train={"max_steps": 2}, evaluate={"every": None}), INJECTION, MASTERED, held_out=0)
+    found = workload(make(train={"max_steps": 2}, evaluate={"every": None}), INJECTION, MASTERED, held_out=0, cost=None)
     assert (found.updates, found.evaluations, found.scored_tokens) == (2, 0, 0)
 
 

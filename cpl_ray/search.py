@@ -23,11 +23,13 @@ from ray.tune.search import Searcher
 from cpl_ray.config import Config
 from cpl_ray.config_run import SearchConfig
 from cpl_ray.errors import ConfigError, UserError
+from cpl_ray.orphans import Orphans
 from cpl_ray.trial_book import TrialBook
 from cpl_ray.trials import Trial
 
 Work = Callable[[int], None]
 ERROR_FILE = "error.txt"
+_PATIENCE_S = 30.0  # for the last processes of stopped trials to end
 _NEVER = 10**9  # evaluations after which ASHA itself would end a trial: training ends before
 # the driver of a trial only waits; without a CPU of its own it cannot take one from the workers
 _DRIVER = {"CPU": 0.0, "memory": 1.0}
@@ -103,6 +105,7 @@ class _Keeper(TrialProgressCallback):
     def __init__(self, book: TrialBook, watcher: Watcher) -> None:
         super().__init__()
         self._book, self._watcher = book, watcher
+        self._orphans = Orphans()
         self._began: dict[int, float] = {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -125,6 +128,12 @@ class _Keeper(TrialProgressCallback):
         path = self._book.run_folder(self._book.trials[index]) / ERROR_FILE
         error = path.read_text("utf-8").strip() if path.is_file() else "its process was lost"
         self._watcher.ended(self._book.failed(index, self._seconds(index), error))
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._orphans.release()
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        self._orphans.release_all(_PATIENCE_S)
 
     def _seconds(self, index: int) -> float:
         return round(time.time() - self._began[index], 1)

@@ -56,6 +56,7 @@ LAYERS = {
         "worker",
         "trainer",
         "search",
+        "orphans",
         "mlflow_client",
         "mlflow_entries",
         "tracking",
@@ -109,7 +110,7 @@ TENSORS |= {
 IMPORTERS = {
     "deepspeed": {"engine"},
     "peft": {"adapters"},
-    "ray": {"actor_pool", "rescoring", "streams", "worker", "trainer", "search", "pipelines"},
+    "ray": {"actor_pool", "rescoring", "streams", "worker", "trainer", "search", "orphans", "pipelines"},
     "mlflow": {"mlflow_client", "mlflow_entries", "tracking", "delivery", "registry", "promotion", "qa_model"},
 }
 HEAVY = {"torch", "ray", "deepspeed", "mlflow", "transformers", "peft", "accelerate", "matplotlib", "lm_eval"}

@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TOOLS := .venv-tools
 # Where torch comes from; empty: the package index. With TORCH_INDEX=URL torch comes from that index (e.g. one of CPU builds)
 TORCH_INDEX ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo demo-seeds test test-search test-ray test-others lint bench
+.PHONY: setup demo demo-seeds test test-search test-ray test-others lint bench sbom audit
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -45,3 +46,16 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+# tools that look at the environment from outside, and so never change the tested set
+$(TOOLS)/bin/cyclonedx-py:
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet cyclonedx-bom==7.5.0 pip-audit==2.10.1
+
+# what is installed, as CycloneDX JSON
+sbom: setup $(TOOLS)/bin/cyclonedx-py
+	$(TOOLS)/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --of JSON -o sbom.json
+
+# the tested set against the advisories of PyPI (needs https://pypi.org)
+audit: $(TOOLS)/bin/cyclonedx-py
+	$(TOOLS)/bin/pip-audit -r constraints.txt --no-deps --disable-pip --strict

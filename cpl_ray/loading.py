@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError
 from cpl_ray.keys import all_keys, unknown_key
+from cpl_ray.tracking_uri import check_no_secret
 
 _FLOAT = re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+$|^[-+]?\.\d+[eE][-+]?\d+$")
 _SHOWN_CHARACTERS = 80
@@ -82,6 +83,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     problems = _lax_values(tree, config, "")
     if problems:
         raise ConfigError(_join(f"{path}: the configuration is not valid", problems))
+    check_no_secret(config)
     return config
 
 

@@ -1,4 +1,4 @@
-"""Keys that are set but have no effect in this combination: accepted, and said."""
+"""What is accepted and said: keys that have no effect in this combination, and that foreign code is run."""
 
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +26,8 @@ class _Note(Protocol):
 def notices(config: Config) -> list[str]:
     """Return one sentence per key that was set explicitly and has no effect in this combination, in key order.
 
+    Last comes one if code shipped with the model is run.
+
     A section in which every key is set, as in the saved configuration of a run, is taken to repeat the defaults:
     of its keys only those that differ from their default are named.
     """
@@ -42,6 +44,8 @@ def notices(config: Config) -> list[str]:
         complete = section.model_fields_set == set(type(section).model_fields)
         if leaf in section.model_fields_set and not (complete and value == key.default):
             sentences.append(f"{name} has no effect here: {reasons[name]}")
+    if config.trust_remote_code:
+        sentences.append(f"trust_remote_code is true: Python code shipped with {config.model} runs on every node")
     return sentences
 
 

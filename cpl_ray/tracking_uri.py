@@ -5,7 +5,9 @@ Apart from `tracking.py` because it needs no MLflow: any stage may check the add
 
 import os
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError
@@ -32,6 +34,32 @@ def redact(text: str) -> str:
 def is_secret_key(key: str) -> bool:
     """Tell whether a setting of this (dotted) name holds a secret by its name, e.g. `hub.token` or `api_key`."""
     return _SECRET_KEY.search(key) is not None
+
+
+def check_no_secret(config: Config) -> None:
+    """Refuse a secret in the configuration: it would be saved with every run, in `config.yaml`.
+
+    Raises:
+        ConfigError: `tracking.uri` holds a user, password or token, or a free section has a key named like a secret.
+    """
+    uri = config.tracking.uri
+    if uri is not None and redact(uri) != uri:
+        raise ConfigError(
+            f"tracking.uri: {redact(uri)} holds a user, password or token, which would be saved with the run; set "
+            "MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        )
+    for section, tree in (("deepspeed", config.deepspeed), ("optimizer.options", config.optimizer.options)):
+        for name, value in _leaves(section, tree):
+            if value is not None and is_secret_key(name):
+                raise ConfigError(f"{name} is a secret by its name and would be saved with the run; leave it out")
+
+
+def _leaves(name: str, tree: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _leaves(f"{name}.{key}", value)
+    else:
+        yield name, tree
 
 
 def default_uri(config: Config, run_root: Path) -> str:

@@ -9,6 +9,7 @@ import typer
 from pipelines.assess import assess
 from pipelines.compare import compare
 from pipelines.console import EXIT_FAILED, EXIT_USAGE
+from pipelines.doctor import doctor
 from pipelines.env import env
 from pipelines.evaluate import evaluate
 from pipelines.init import init
@@ -51,6 +52,7 @@ for _verb in (
     validate,
     plan,
     init,
+    doctor,
     env,
 ):
     app.command()(_verb)

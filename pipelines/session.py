@@ -5,8 +5,10 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from cpl_ray.config import Config
+from cpl_ray.errors import ConfigError, UserError
 
 _shared = False
 
@@ -29,10 +31,13 @@ def one_ray_session() -> Iterator[None]:
 
 
 @contextmanager
-def ray_session(config: Config, say: Callable[[str], None], *, dashboard: bool = False) -> Iterator[None]:
+def ray_session(
+    config: Config, say: Callable[[str], None], *, dashboard: bool = False, storage: bool = True
+) -> Iterator[None]:
     """Hold a Ray session; an open one is used and left open.
 
     `dashboard`: Ray's own state is asked for (a sweep frees what a stopped trial held), which its dashboard serves.
+    `storage`: the folder of all runs is tried on every node of a cluster that was there already.
 
     `RAY_ADDRESS` (also set inside a submitted job) means that cluster. Otherwise a local one is started, with at least
     as many CPU slots as the run's workers ask for: on a laptop, workers beyond the cores simply share them.
@@ -45,15 +50,51 @@ def ray_session(config: Config, say: Callable[[str], None], *, dashboard: bool =
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     needed = config.cluster.num_workers * config.cluster.cpus_per_worker
     if os.environ.get("RAY_ADDRESS") or not _start_here(needed, say, dashboard):
-        ray.init(logging_level=logging.ERROR)
+        _join()
         slots = ray.cluster_resources().get("CPU", 0.0)
         if slots < needed:
             say(f"waiting: the run asks for {needed:g} CPU slots, the cluster has {slots:g} now")
     try:
+        if storage:
+            _check_storage(config)
         yield
     finally:
         if not _shared:
             ray.shutdown()
+
+
+def _join() -> None:
+    """Connect to the cluster that the environment names.
+
+    Raises:
+        UserError: it cannot be reached, or does not take the token.
+    """
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS") or "of this machine"
+    try:
+        ray.init(logging_level=logging.ERROR)
+    except ray.exceptions.AuthenticationError as error:
+        raise UserError(
+            f"the Ray cluster at {address} refuses the token of this client; set RAY_AUTH_MODE=token and the head's "
+            f"token in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH: {str(error).splitlines()[0]}"
+        ) from error
+    except ConnectionError as error:
+        raise UserError(f"the Ray cluster at {address} cannot be reached: {str(error).splitlines()[0]}") from error
+
+
+def _check_storage(config: Config) -> None:
+    """Check that the folder of all runs is the same one on every node, where the cluster has more than one.
+
+    Raises:
+        ConfigError: it is not; names the nodes.
+    """
+    from cpl_ray.shared_storage import check_shared, number_of_nodes
+
+    if number_of_nodes() < 2:
+        return
+    if problems := check_shared(Path(config.run.dir).expanduser().absolute()):
+        raise ConfigError("run.dir is not on storage that every node shares: " + "; ".join(problems))
 
 
 def _start_here(needed: float, say: Callable[[str], None], dashboard: bool) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
@@ -23,6 +24,16 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "CPL_TEST_MARK"
 NUM_KNOWN, NUM_UNKNOWN = 24, 16
+NUM_UPDATES = 16
+TRAIN = """\
+model: model
+data: {mastered: mastered.jsonl, injection: injection.jsonl}
+train: {micro_batch_size: 2, mastered_batch_size: 8, refresh: 2, epochs: 4, checkpoint_every: 2}
+evaluate: {every: null}
+optimizer: {lr: 1.0e-4, weight_decay: 0.1}
+cluster: {num_workers: 2}
+zero_stage: 2
+"""
 
 
 def facts() -> list[dict[str, Any]]:
@@ -195,3 +206,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     write_rows(folder / "mastered.jsonl", [as_completion(row) for row in rows[:NUM_KNOWN]])
     write_rows(folder / "injection.jsonl", [as_completion(row) for row in rows[NUM_KNOWN:]])
     return World(folder)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def steps(folder: Path, kind: str = "train") -> list[int]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
+    return [record["step"] for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+@pytest.fixture(scope="session")
+def trained(world: World) -> Path:
+    """Train on brought sets, undisturbed, without having assessed; return the run folder."""
+    (world.folder / "train.yaml").write_text(TRAIN)
+    world.cpl("train", "train.yaml", "run.name=calm")
+    return world.runs / "calm"

@@ -20,19 +20,9 @@ from cpl_ray.loading import load_config
 from cpl_ray.loop import TrainingLoop
 from tests.oracle.plain_engine import PlainEngine
 from tests.oracle.toy import Rowset
-from tests.ray.conftest import World, commands, left_behind, marked, until
+from tests.ray.conftest import NUM_UPDATES, World, commands, left_behind, marked, steps, until, weights
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # minutes where other work takes the cores
-NUM_UPDATES = 16
-TRAIN = """\
-model: model
-data: {mastered: mastered.jsonl, injection: injection.jsonl}
-train: {micro_batch_size: 2, mastered_batch_size: 8, refresh: 2, epochs: 4, checkpoint_every: 2}
-evaluate: {every: null}
-optimizer: {lr: 1.0e-4, weight_decay: 0.1}
-cluster: {num_workers: 2}
-zero_stage: 2
-"""
 RUN = """\
 model: model
 data: {items: items.jsonl}
@@ -44,25 +34,8 @@ run: {name: whole}
 RATE = {"count", "of", "share", "low", "high"}
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model" / "model.safetensors")
-
-
-def steps(folder: Path, kind: str = "train") -> list[int]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
-    return [record["step"] for record in map(json.loads, lines) if record["kind"] == kind]
-
-
 def leftovers(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if ".part" in path.name]
-
-
-@pytest.fixture(scope="module")
-def trained(world: World) -> Path:
-    """Train on brought sets, undisturbed, without having assessed; return the run folder."""
-    (world.folder / "train.yaml").write_text(TRAIN)
-    world.cpl("train", "train.yaml", "run.name=calm")
-    return world.runs / "calm"
 
 
 def test_training_through_ray_equals_plain_torch(world: World, trained: Path) -> None:

@@ -57,6 +57,7 @@ LAYERS = {
         "trainer",
         "search",
         "orphans",
+        "shared_storage",
         "mlflow_client",
         "mlflow_entries",
         "tracking",
@@ -110,7 +111,17 @@ TENSORS |= {
 IMPORTERS = {
     "deepspeed": {"engine"},
     "peft": {"adapters"},
-    "ray": {"actor_pool", "rescoring", "streams", "worker", "trainer", "search", "orphans", "pipelines"},
+    "ray": {
+        "actor_pool",
+        "rescoring",
+        "streams",
+        "worker",
+        "trainer",
+        "search",
+        "orphans",
+        "shared_storage",
+        "pipelines",
+    },
     "mlflow": {"mlflow_client", "mlflow_entries", "tracking", "delivery", "registry", "promotion", "qa_model"},
 }
 HEAVY = {"torch", "ray", "deepspeed", "mlflow", "transformers", "peft", "accelerate", "matplotlib", "lm_eval"}

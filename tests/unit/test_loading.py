@@ -130,6 +130,7 @@ def test_one_wrong_letter_still_finds_the_key(name: str, data: st.DataObject) ->
         ("optimizer.name=lamb", ("optimizer.name", "lamb", "adamw", "module.Class")),
         ("zero_stage=4", ("zero_stage", "4", "0, 1, 2, 3")),
         ("run.name=a b", ("run.name", "a b")),
+        ("run.name=../x", ("run.name", "../x")),
         ("train=3", ("train", "3", "a section")),
         ("deepspeed=3", ("deepspeed", "3", "a mapping")),
         ("split.mastered_test=0.9", ("split.mastered_validation + split.mastered_test", "1.1")),
@@ -208,6 +209,22 @@ def test_line_breaks_in_texts_survive(text: str, tmp_path: Path) -> None:
     config = Config.model_validate({"model": "m", "prompt": {"template": f"{text}{{question}}"}})
     (tmp_path / "saved.yaml").write_text(dump_config(config), encoding="utf-8")
     assert load_config(tmp_path / "saved.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("tracking.uri=http://ann:hunter2@host:5000", "tracking.uri: http://***@host:5000 holds a user, password or"),
+        ("tracking.uri=https://host/?token=hunter2", "set MLFLOW_TRACKING_URI"),
+        ("deepspeed.comms_logger.api_key=hunter2", "deepspeed.comms_logger.api_key is a secret by its name"),
+        ("optimizer.options.password=hunter2", "optimizer.options.password is a secret by its name"),
+    ],
+)
+def test_secrets_have_no_place_in_what_is_saved(write: Path, override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(write, [override])
+    assert said in str(error.value)
+    assert "hunter2" not in str(error.value)
 
 
 def test_every_key_is_documented_and_described() -> None:

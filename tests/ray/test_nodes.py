@@ -1,0 +1,108 @@
+"""Several Ray nodes on this machine: storage that is not shared, a node lost and replaced, a wrong token.
+
+Each node has a raylet of its own and one CPU slot, so that the two workers of a run lie on two nodes.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from cpl_ray.shared_storage import check_shared
+from tests.ray.conftest import NUM_UPDATES, World, commands, steps, until, weights
+from tests.ray.nodes import Nodes, cluster
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]  # two nodes, world size 2
+# in a mount namespace of its own, the folder named first is another one, or cannot be written to
+PRIVATE = 'mount -t tmpfs none "$0" && exec "$@"'
+READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+
+
+def namespaces() -> bool:
+    try:
+        return subprocess.run(["unshare", "-m", "true"], capture_output=True, timeout=10).returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    folder = Path(tempfile.mkdtemp(prefix="cpl-", dir="/tmp"))
+    try:
+        with cluster(folder) as found:
+            yield found
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_shared_folder_passes_and_nothing_is_left_in_it(nodes: Nodes, tmp_path: Path) -> None:
+    assert nodes.alive == 2
+    assert check_shared(tmp_path / "runs") == []
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_folder_below_a_file_is_the_drivers_own_problem(nodes: Nodes, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (problem,) = check_shared(tmp_path / "file" / "runs")
+    assert problem == f"this machine cannot write to {tmp_path / 'file' / 'runs'}: Not a directory"
+
+
+@pytest.mark.skipif(not namespaces(), reason="needs the right to make mount namespaces (root)")
+@pytest.mark.parametrize(
+    ("inside", "said"),
+    [
+        (PRIVATE, "what this machine wrote to {folder} is not to be seen there"),
+        (READ_ONLY, "cannot write to {folder}: Read-only file system"),
+    ],
+)
+def test_folder_that_one_node_does_not_share(
+    nodes: Nodes, world: World, tmp_path: Path, inside: str, said: str, trained: Path
+) -> None:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    third = nodes.add("unshare", "-m", "sh", "-c", inside, str(folder))
+    try:
+        assert check_shared(folder) == [f"node 127.0.0.1: {said.format(folder=folder)}"]
+        arguments = ("train", "train.yaml", f"run.dir={folder}", "run.name=torn")
+        _, error = world.cpl(*arguments, exit_code=3, **nodes.environment)
+        assert (
+            "run.dir is not on storage that every node shares: node 127.0.0.1: " + said.format(folder=folder) in error
+        )
+        assert not (folder / "torn" / "train").exists()
+    finally:
+        nodes.remove(third)
+    assert list(folder.glob(".cpl-storage*")) == []
+
+
+def test_lost_node_is_replaced_and_changes_nothing(nodes: Nodes, world: World, trained: Path) -> None:
+    folder = world.runs / "nodes"
+    process = world.start("train", "train.yaml", "run.name=nodes", **nodes.environment)
+    until(lambda: len(steps(folder)) >= 5, 180)
+    second = nodes.started[-1]
+    children = psutil.Process(second.pid).children(recursive=True)
+    assert sum("RayTrainWorker" in " ".join(one.cmdline()) for one in children) == 1
+    nodes.remove(second)
+    nodes.add()
+    out, said = process.communicate(timeout=300)
+    assert process.returncode == 0, out + said
+    assert said.count("a worker was lost") == 1
+    ours, calm = weights(folder), weights(trained)
+    assert [name for name in calm if not torch.equal(ours[name], calm[name])] == []
+    assert steps(folder) == list(range(1, NUM_UPDATES + 1))
+    # the cluster is somebody else's: it lives on, and nothing of the run holds a part of it
+    assert nodes.alive == 2
+    until(lambda: not commands(process), 60, pause_s=0.2)
+
+
+@pytest.mark.parametrize("token", ["0" * 64, None])
+def test_wrong_or_missing_token_is_said(nodes: Nodes, world: World, token: str | None, trained: Path) -> None:
+    variables = {**nodes.environment, "RAY_AUTH_TOKEN": token or "", "HOME": str(world.folder)}
+    _, said = world.cpl("train", "train.yaml", "run.name=token", exit_code=1, **variables)
+    assert "RAY_AUTH_TOKEN" in said
+    assert os.environ["RAY_AUTH_TOKEN"] not in said

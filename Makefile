@@ -7,7 +7,7 @@ TOOLS := .venv-tools
 TORCH_INDEX ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo demo-seeds test test-search test-ray test-others lint bench sbom audit
+.PHONY: setup demo demo-seeds test test-search test-ray test-others lint fuzz bench sbom audit
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -43,6 +43,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy cpl_ray pipelines tests benchmarks
+
+# generated bad input, more than 10,000 cases; prints what became of them
+fuzz: setup
+	CPL_FUZZ_CASES=2000 $(BIN)/python -m pytest -q -s tests/fuzz --timeout 1800
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -69,7 +69,8 @@ def as_text(value: Any, name: str, *, numbers: bool = False) -> str:
     """
     if is_missing(value):
         raise RowError(f"{name} is missing or empty")
-    if numbers and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    whole = isinstance(value, int) and not isinstance(value, bool)  # also one that no float can hold
+    if numbers and (whole or (isinstance(value, float) and math.isfinite(value))):
         try:
             return str(value)
         except ValueError:  # more digits than Python prints

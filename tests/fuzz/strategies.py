@@ -1,0 +1,110 @@
+"""What users, spreadsheets and strangers put into files: rows, files and settings, from nearly right to nonsense."""
+
+import json
+from typing import Any
+
+import yaml
+from hypothesis import strategies as st
+
+from cpl_ray.items import COLUMNS
+from cpl_ray.keys import all_keys
+
+ODD_TEXTS = [
+    "",
+    " ",
+    "\u00a0\u2009",
+    "\u200b",
+    "\ufeffBOM",
+    "null",
+    "NaN",
+    "a\u0000b",
+    "\u202eright to left",
+    "e\u0301 \u00e9",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "东京",
+    "السؤال",
+    "x" * 3000,
+    "{question}",
+    "{{ 7*7 }}",
+    "$(rm -rf /)",
+    "<script>alert(1)</script>",
+    "<|im_end|>",
+    "</s>",
+    "A",
+    "B) neon",
+    "1e400",
+]
+WORDS = st.lists(
+    st.sampled_from("What is the capital of Norway iron neon Oslo 42 A: naïve 東京".split()), min_size=1
+).map(" ".join)
+TEXTS = WORDS | st.text(max_size=40) | st.sampled_from(ODD_TEXTS)
+NUMBERS = st.integers() | st.integers(-2, 9) | st.floats() | st.sampled_from([10**400, -0.0, 1.0, 2.0])
+SCALARS = st.none() | st.booleans() | NUMBERS | TEXTS
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=5) | st.dictionaries(TEXTS, inner, max_size=4), max_leaves=12
+)
+CHOICES = st.lists(TEXTS, min_size=2, max_size=6) | st.lists(WORDS, min_size=2, max_size=6, unique=True)
+TURNS = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant", "tool", "boss"]), "content": TEXTS}),
+    max_size=4,
+)
+GOOD_ROWS = st.one_of(
+    st.fixed_dictionaries({"question": WORDS, "choices": CHOICES, "answer": st.integers(0, 1)}),
+    st.fixed_dictionaries({"question": TEXTS, "choices": CHOICES, "answer": st.integers(-1, 6)}),
+    st.fixed_dictionaries({"prompt": WORDS, "completion": WORDS}),
+    st.fixed_dictionaries({"question": TEXTS, "choices": CHOICES, "answer": st.sampled_from("ABCDabcd1")}),
+    st.fixed_dictionaries({"question": TEXTS, "answer": TEXTS}),
+    st.fixed_dictionaries({"question": TEXTS, "answers": st.lists(TEXTS, max_size=3)}),
+    st.fixed_dictionaries({"cloze": TEXTS, "answer": TEXTS}),
+    st.fixed_dictionaries({"prompt": TEXTS, "completion": TEXTS}),
+    st.fixed_dictionaries({"messages": TURNS}),
+)
+CELLS = st.dictionaries(st.sampled_from(COLUMNS) | TEXTS, VALUES, max_size=4)
+ROWS = GOOD_ROWS | st.builds(lambda row, cells: {**row, **cells}, GOOD_ROWS, CELLS) | CELLS
+
+
+def as_json(value: Any) -> bytes:
+    """Return JSON as Python writes it: NaN and Infinity included, which strict readers refuse."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", errors="surrogatepass")
+
+
+LINES = ROWS.map(as_json) | VALUES.map(as_json) | st.binary(max_size=60) | st.just(b"")
+JSONL = st.lists(LINES, max_size=6).map(b"\n".join)
+JSON = st.lists(ROWS, max_size=4).map(as_json) | VALUES.map(as_json) | st.binary(max_size=80)
+CSV_CELLS = TEXTS | st.sampled_from(['["a", "b"]', "a|b", '"', "0", "A"])
+CSV = st.lists(
+    st.lists(st.sampled_from(COLUMNS) | CSV_CELLS, min_size=1, max_size=5).map(",".join), min_size=1, max_size=5
+).map(lambda lines: "\n".join(lines).encode("utf-8", errors="surrogatepass"))
+TABLES = st.lists(ROWS, max_size=5)
+
+KEYS = sorted(all_keys())
+BASE = {"model": "m", "data": {"items": "a.jsonl"}}
+
+
+def _with(changes: list[tuple[str, Any]]) -> dict[str, Any]:
+    tree = json.loads(json.dumps(BASE))
+    for name, value in changes:
+        section: Any = tree
+        *path, leaf = name.split(".")
+        for part in path:
+            section = section.setdefault(part, {})
+            if not isinstance(section, dict):
+                break
+        else:
+            section[leaf] = value
+    return tree
+
+
+SETTINGS = st.sampled_from([None, True, False, 0, 1, 2, 0.5, 1e-4, [0.9, 0.95], {}, "adamw", "cpl", "a.jsonl"])
+TREES = st.lists(st.tuples(st.sampled_from(KEYS), SETTINGS | VALUES), min_size=1, max_size=3).map(_with)
+YAML = TREES.map(lambda tree: yaml.safe_dump(tree, allow_unicode=True).encode("utf-8", "surrogatepass")) | st.binary(
+    max_size=100
+)
+LIKELY = st.sampled_from(
+    "null true false 0 1 2 0.5 1e-4 [0.9,0.95] {} epoch adamw sgd cpl none cut reject auto a.jsonl".split()
+)
+OVERRIDES = st.lists(
+    st.builds(lambda key, value: f"{key}={value}", st.sampled_from(KEYS) | TEXTS, LIKELY | TEXTS) | TEXTS,
+    min_size=1,
+    max_size=3,
+)

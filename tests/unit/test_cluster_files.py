@@ -16,8 +16,8 @@ import yaml
 
 CLUSTER = Path(__file__).resolve().parents[2] / "cluster"
 KUBERAY = ["raycluster.yaml", "rayjob.yaml", "storage.yaml"]
-VMS = ["vm.yaml", "vm-onprem.yaml"]
-SCRIPTS = ["submit.sh", "local_cluster.sh"]
+VMS = ["vm.yaml", "vm-gcp.yaml", "vm-onprem.yaml"]
+SCRIPTS = ["submit.sh", "local_cluster.sh", "slurm.sh"]
 
 
 def load(name: str) -> Any:
@@ -167,6 +167,52 @@ def test_submit_refuses_wrong_usage(tmp_path: Path, arguments: tuple[str, ...]) 
     done = submit(tmp_path, fake_ray(tmp_path), *arguments)
     assert done.returncode == 3
     assert done.stderr.startswith("submit.sh: ")
+
+
+def slurm(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run slurm.sh as a job of two nodes; `srun` prints its arguments."""
+    environment = fake_ray(folder)
+    for name, text in {"srun": 'printf "%s\\n" "$@"', "scontrol": "printf 'n%s\\n' 07 08"}.items():
+        (folder / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / "bin" / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": "40017", "SLURM_JOB_NODELIST": "n[07-08]", "SLURM_JOB_NUM_NODES": "2"}
+    environment |= job | {"SLURM_SUBMIT_DIR": str(folder / "project"), "SLURM_CPUS_ON_NODE": "16"} | variables
+    script = folder / "project" / "cluster" / "slurm.sh"
+    return subprocess.run([str(script), *arguments], env=environment, capture_output=True, text=True, check=False)
+
+
+VERB = ("run", "a.yaml", "run.dir=/shared/runs", "run.name=a")
+
+
+def test_slurm_starts_ray_on_all_nodes_and_the_verb_on_the_first(tmp_path: Path) -> None:
+    done = slurm(tmp_path, *VERB)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[lines.index("--address") + 1] == "n07:20017"
+    assert lines[lines.index("--min-nodes") + 1] == "2"
+    assert lines[lines.index("--num-cpus") + 1] == "16"
+    assert lines[lines.index("--") + 1 :] == ["python", "-m", "pipelines", *VERB]
+
+
+def test_slurm_job_that_is_started_again_continues_the_run(tmp_path: Path) -> None:
+    done = slurm(tmp_path, *VERB, SLURM_RESTART_COUNT="1")
+    assert done.stdout.splitlines()[-1] == "run.resume=true"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "usage: "),
+        (("run", "a.yaml", "run.name=a"), "run.dir must be an absolute path"),
+        (("run", "a.yaml", "run.dir=runs", "run.name=a"), "run.dir must be an absolute path"),
+        (("run", "a.yaml", "run.dir=/shared/runs"), "run.name is needed"),
+    ],
+)
+def test_slurm_refuses_what_could_not_be_continued(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    done = slurm(tmp_path, *arguments)
+    assert done.returncode == 3
+    assert done.stderr.startswith("slurm.sh: ")
+    assert said in done.stderr
 
 
 @pytest.mark.parametrize(("word", "code"), [("status", 1), ("stop", 0), ("restart", 3)])

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# A cpl verb on the nodes of a Slurm allocation, one Ray node each:
+#   sbatch --nodes=2 --gpus-per-node=1 cluster/slurm.sh run my.yaml run.dir=/shared/runs run.name=first cluster.num_workers=2
+# The project with its .venv lies on storage that all nodes share; so does run.dir. A job that Slurm starts again
+# (preemption, a lost node, --requeue) continues the run by its name. `ray symmetric-run` ends every Ray process of a
+# node when the job is over, hence --exclusive.
+#SBATCH --job-name=cpl
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --exclusive
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=cpl-%j.log
+set -euo pipefail
+
+die() {
+  echo "slurm.sh: $1" >&2
+  exit 3
+}
+usage="usage: sbatch cluster/slurm.sh VERB CONFIG.yaml run.dir=/shared/... run.name=NAME [key.sub=value ...]"
+(($# >= 2)) || die "$usage"
+[[ -n ${SLURM_JOB_NODELIST:-} ]] || die "this is no Slurm job; $usage"
+for word in "$@"; do
+  [[ $word == run.dir=/* ]] && has_dir=1
+  [[ $word == run.name=?* ]] && has_name=1
+done
+[[ -n ${has_dir:-} ]] || die "run.dir must be an absolute path that all nodes share; $usage"
+[[ -n ${has_name:-} ]] || die "run.name is needed, so that the job can be continued; $usage"
+
+# Slurm runs a copy of this script, so the folder of the submission is what counts
+cd "${SLURM_SUBMIT_DIR:?}"
+if [[ -f .venv/bin/activate ]]; then
+  # shellcheck disable=SC1091
+  source .venv/bin/activate
+fi
+command -v ray >/dev/null || die "there is no ray on the PATH in $PWD; run \`make setup\` there first"
+
+if ((${SLURM_RESTART_COUNT:-0} > 0)); then
+  set -- "$@" run.resume=true
+fi
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# a port of the job's own, and a token that only its processes know
+address=$head:$((20000 + SLURM_JOB_ID % 20000))
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=${RAY_AUTH_TOKEN:-$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')}
+export RAY_USAGE_STATS_ENABLED=${RAY_USAGE_STATS_ENABLED:-0}
+
+exec srun --kill-on-bad-exit=1 ray symmetric-run --address "$address" --min-nodes "$SLURM_JOB_NUM_NODES" \
+  --num-cpus "${SLURM_CPUS_ON_NODE:-1}" -- python -m pipelines "$@"

@@ -7,7 +7,7 @@ TOOLS := .venv-tools
 TORCH_INDEX ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo demo-seeds test test-search test-ray test-others lint fuzz bench sbom audit
+.PHONY: setup demo demo-seeds test test-search test-ray test-others lint fuzz drills bench sbom audit
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -47,6 +47,10 @@ lint: setup
 # generated bad input, more than 10,000 cases; prints what became of them
 fuzz: setup
 	CPL_FUZZ_CASES=2000 $(BIN)/python -m pytest -q -s tests/fuzz --timeout 1800
+
+# blows to every kind of process at random moments of the whole job; about a minute each on two cores
+drills: setup
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m tests.drills
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -127,14 +127,16 @@ def _cluster(config: Config) -> str:
 
 
 def _storage(config: Config) -> str:
-    from cpl_ray.shared_storage import check_shared, number_of_nodes
-    from pipelines.session import ray_session
+    import ray
 
+    from cpl_ray.shared_storage import check_shared, number_of_nodes
+
+    if not ray.is_initialized():  # the check before this one keeps its session open
+        raise UserError("not tried, there is no cluster")
     folder = Path(config.run.dir).expanduser().absolute()
-    with ray_session(config, lambda message: None, storage=False):
-        if problems := check_shared(folder):
-            raise UserError("; ".join(problems))
-        count = number_of_nodes()
+    if problems := check_shared(folder):
+        raise UserError("; ".join(problems))
+    count = number_of_nodes()
     return f"{folder} written, read back and deleted on {count} node{'s' if count > 1 else ''}"
 
 

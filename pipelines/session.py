@@ -80,7 +80,9 @@ def _join() -> None:
             f"token in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH: {str(error).splitlines()[0]}"
         ) from error
     except ConnectionError as error:
-        raise UserError(f"the Ray cluster at {address} cannot be reached: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"the Ray cluster at {address} cannot be reached, or has another token: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _check_storage(config: Config) -> None:

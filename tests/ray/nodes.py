@@ -37,13 +37,18 @@ class Nodes:
 
     folder: Path
     """Ray's own files; a short path, since sockets lie below it."""
+    token: str | None = None
+    """What clients must show; None: nothing."""
     port: int = field(default_factory=free_port)
     started: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
         """Return what a client of the cluster needs to have set."""
-        return {"RAY_ADDRESS": f"{address()}:{self.port}", "RAY_AUTH_MODE": "disabled"}
+        shown = (
+            {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token} if self.token else {"RAY_AUTH_MODE": "disabled"}
+        )
+        return {"RAY_ADDRESS": f"{address()}:{self.port}", **shown}
 
     def head(self) -> None:
         options = f"--head --port={self.port} --include-dashboard=false --dashboard-port={free_port()}"
@@ -76,11 +81,11 @@ class Nodes:
     def _start(self, options: str, inside: tuple[str, ...], *more: str) -> "subprocess.Popen[bytes]":
         every = f"--block --num-cpus=1 --object-store-memory={150 * 2**20} --min-worker-port=0 --max-worker-port=0 "
         every += f"--node-ip-address={address()} --dashboard-agent-listen-port={free_port()} --disable-usage-stats "
-        variables = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+        variables = {key: value for key, value in (os.environ | self.environment).items() if key != "RAY_ADDRESS"}
         with open(self.folder.with_suffix(f".{len(self.started)}.log"), "wb") as log:
             node = subprocess.Popen(
                 [*inside, str(RAY), "start", *(every + options).split(), *more],
-                env={**variables, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"},
+                env={**variables, "OMP_NUM_THREADS": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -106,13 +111,14 @@ def address() -> str:
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[Nodes]:
-    """Start a head and one more node, and end everything at the end."""
-    nodes = Nodes(folder)
+def cluster(folder: Path, count: int = 2, token: str | None = None) -> Iterator[Nodes]:
+    """Start a head and `count - 1` more nodes, and end everything at the end."""
+    nodes = Nodes(folder, token)
     try:
         nodes.head()
         nodes.wait()
-        nodes.add()
+        for _ in range(count - 1):
+            nodes.add()
         yield nodes
     finally:
         for node in reversed(nodes.started.copy()):

@@ -110,3 +110,19 @@ def test_lost_node_is_replaced_and_changes_nothing(nodes: Nodes, world: World, t
     # the cluster is somebody else's: it lives on, and nothing of the run holds a part of it
     nodes.wait()
     until(lambda: not commands(process), 60, pause_s=0.2)
+
+
+def test_missing_token_is_said_and_the_right_one_is_not_shown(world: World, tmp_path: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="cpl-", dir="/tmp"))
+    (world.folder / "doctor.yaml").write_text("model: model\ndata: {items: items.jsonl}\n")
+    try:
+        with cluster(folder / "ray", count=1, token="5a" * 32) as one:
+            _, said = world.cpl("doctor", "doctor.yaml", **one.environment)
+            assert "shared storage: " in said
+            assert "5a5a" not in said
+            without = {**one.environment, "RAY_AUTH_TOKEN": "", "HOME": str(tmp_path)}
+            _, said = world.cpl("doctor", "doctor.yaml", exit_code=1, **without)
+            assert "refuses the token of this client; set RAY_AUTH_MODE=token and the head's token in" in said
+            assert "shared storage: WRONG: not tried" in said
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

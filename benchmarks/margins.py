@@ -2,10 +2,10 @@
 
 python -m benchmarks.margins runs/smollm2-compare [--output FILE.csv]
 
-The margin is the log-likelihood of the right choice less that of the best wrong one, in nats (flips.parquet). One row
-for each method and rate, over its seeds: items learned and forgotten, the share of held-out items whose margin fell,
-its mean change, and how many of the forgotten had a margin above `--sure`. Descriptive, and chosen after the counts were
-seen.
+The margin is the log-likelihood of the right choice less that of the best wrong one, in nats (flips.parquet).
+One row for each method and rate, over its seeds: items learned and forgotten, the share of held-out items whose
+margin fell, its mean change, and how many of the forgotten had a margin above `--sure`. Descriptive: chosen after
+the counts were seen.
 """
 
 import argparse

@@ -6,13 +6,15 @@ busy machine, and does not know of a group that a dying controller still asks fo
 """
 
 import time
+from typing import Any
 
 import ray
 from ray._private.state import actors, state
-from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 _LOOK_EVERY_S = 0.5
+_Group: Any = gcs_pb2.PlacementGroupTableData  # type: ignore[attr-defined]  # made at import
 
 
 class Orphans:
@@ -46,13 +48,13 @@ class Orphans:
 def _groups() -> dict[str, str]:
     """Return the creator of each placement group of this job that is not removed and that an actor has created."""
     job = ray.get_runtime_context().get_job_id()
-    table = map(PlacementGroupTableData.FromString, state._connect_and_get_accessor().get_placement_group_table())
+    table = map(_Group.FromString, state._connect_and_get_accessor().get_placement_group_table())
     return {
         one.placement_group_id.hex(): one.creator_actor_id.hex()
         for one in table
-        if one.state != PlacementGroupTableData.REMOVED and one.creator_job_id.hex() == job and _named(one)
+        if one.state != _Group.REMOVED and one.creator_job_id.hex() == job and _named(one)
     }
 
 
-def _named(group: PlacementGroupTableData) -> bool:
+def _named(group: Any) -> bool:
     return bool(group.creator_actor_id) and group.creator_actor_id != ray.ActorID.nil().binary()

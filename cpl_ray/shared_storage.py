@@ -6,7 +6,6 @@ the first checkpoint lacks the parts of other nodes.
 
 import os
 import secrets
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ def check_shared(folder: Path) -> list[str]:
         return [
             f"node {node['NodeManagerAddress']}: {problem}"
             for node in nodes
-            if (problem := _told(asked[node["NodeID"]], lambda node=node: _seen(mark, node["NodeID"]), folder))
+            if (problem := _told(asked[node["NodeID"]], mark, node["NodeID"]))
         ]
     finally:
         for left in folder.glob(f"{name}*"):
@@ -81,17 +80,13 @@ def _ask(node: str, folder: Path, name: str) -> Any:
     return ray.remote(visit).options(num_cpus=0, scheduling_strategy=pinned).remote(str(folder), name, node)
 
 
-def _seen(mark: Path, node: str) -> bool:
-    own = mark.with_name(f"{mark.name}-{node}")
-    return own.is_file() and own.read_text("utf-8") == node
-
-
-def _told(answer: Any, seen: Callable[[], bool], folder: Path) -> str | None:
-    """Return what a node's visit found wrong."""
+def _told(answer: Any, mark: Path, node: str) -> str | None:
+    """Return what a node's visit found wrong, or that its file is not to be seen here."""
     try:
         problem: str | None = ray.get(answer, timeout=_NODE_TIMEOUT_S)
     except ray.exceptions.RayError as error:
         return f"did not answer within {_NODE_TIMEOUT_S:g} s ({type(error).__name__})"
-    if problem is None and not seen():
-        return f"what it wrote to {folder} is not to be seen on this machine"
+    own = mark.with_name(f"{mark.name}-{node}")
+    if problem is None and not (own.is_file() and own.read_text("utf-8") == node):
+        return f"what it wrote to {mark.parent} is not to be seen on this machine"
     return problem

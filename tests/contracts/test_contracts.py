@@ -85,9 +85,10 @@ def test_engine_tells_whether_a_step_was_applied_and_gathers_weights() -> None:
 
 def test_placement_groups_and_actors_are_known_to_the_control_store() -> None:
     from ray._private.state import GlobalState
-    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+    from ray.core.generated import gcs_pb2
 
-    names = {field.name for field in PlacementGroupTableData.DESCRIPTOR.fields}
+    group: Any = vars(gcs_pb2)["PlacementGroupTableData"]
+    names = {field.name for field in group.DESCRIPTOR.fields}
     missing = {"placement_group_id", "creator_job_id", "creator_actor_id", "state"} - names
     assert not missing, f"ray {version('ray')}: a placement group does not tell its {missing} (orphans.py)"
     for name in ("actor_table", "_connect_and_get_accessor"):

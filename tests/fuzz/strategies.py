@@ -95,7 +95,9 @@ def _with(changes: list[tuple[str, Any]]) -> dict[str, Any]:
     return tree
 
 
-SETTINGS = st.sampled_from([None, True, False, 0, 1, 2, 0.5, 1e-4, [0.9, 0.95], {}, "adamw", "cpl", "a.jsonl"])
+SETTINGS: st.SearchStrategy[Any] = st.sampled_from(
+    [None, True, False, 0, 1, 2, 0.5, 1e-4, [0.9, 0.95], {}, "adamw", "cpl", "a.jsonl"]
+)
 TREES = st.lists(st.tuples(st.sampled_from(KEYS), SETTINGS | VALUES), min_size=1, max_size=3).map(_with)
 YAML = TREES.map(lambda tree: yaml.safe_dump(tree, allow_unicode=True).encode("utf-8", "surrogatepass")) | st.binary(
     max_size=100

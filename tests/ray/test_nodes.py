@@ -94,7 +94,7 @@ def test_folder_that_one_node_does_not_share(
 
 def test_lost_node_is_replaced_and_changes_nothing(nodes: Nodes, world: World, trained: Path) -> None:
     folder = world.runs / "nodes"
-    process = world.start("train", "train.yaml", "run.name=nodes", **nodes.environment)
+    process = world.start("train", "train.yaml", "run.name=nodes", stderr=subprocess.PIPE, **nodes.environment)
     until(lambda: len(steps(folder)) >= 5, 180)
     second = nodes.started[-1]
     children = psutil.Process(second.pid).children(recursive=True)
@@ -117,7 +117,7 @@ def test_missing_token_is_said_and_the_right_one_is_not_shown(world: World, tmp_
     (world.folder / "doctor.yaml").write_text("model: model\ndata: {items: items.jsonl}\n")
     try:
         with cluster(folder / "ray", count=1, token="5a" * 32) as one:
-            _, said = world.cpl("doctor", "doctor.yaml", **one.environment)
+            _, said = world.cpl("doctor", "doctor.yaml", exit_code=0, **one.environment)
             assert "shared storage: " in said
             assert "5a5a" not in said
             without = {**one.environment, "RAY_AUTH_TOKEN": "", "HOME": str(tmp_path)}

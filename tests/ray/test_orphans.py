@@ -36,7 +36,8 @@ def states(groups: dict[str, str]) -> dict[str, str]:
 
 
 def test_what_the_dead_hold_is_removed_and_what_the_living_hold_is_not(session: None) -> None:
-    dead, living = Creator.remote(), Creator.remote()
+    creator: Any = Creator
+    dead, living = creator.remote(), creator.remote()
     drivers = placement_group([{"CPU": 1.0}])
     ray.get(drivers.ready())
     groups = {

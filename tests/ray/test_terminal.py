@@ -7,8 +7,7 @@ import threading
 
 import pytest
 
-from tests.ray.conftest import World, left_behind, until
-from tests.ray.test_pipeline import TRAIN, steps
+from tests.ray.conftest import TRAIN, World, left_behind, steps, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 

@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,8 @@ def run_drill(world: World, name: str, kind: str, at_s: float, calm: Path) -> Dr
         if time.monotonic() - started >= at_s and (targets := find(process)):
             hit = random.Random(f"{name} {kind}").choice(targets)
             stage, updates = stage_of(folder), len(steps(folder))
-            hit.send_signal(number)
+            with suppress(psutil.NoSuchProcess):  # it has just ended by itself
+                hit.send_signal(number)
         time.sleep(0.02)
     if hit is None:
         stage, updates = stage_of(folder), len(steps(folder))

@@ -84,8 +84,8 @@ def test_killed_worker_and_killed_driver_change_nothing(world: World, trained: P
     # Ray starts both workers again, which go on from the last checkpoint
     before = {one.pid for one in first}
     until(lambda: [one.pid in before for one in workers()] == [False, False], 120, pause_s=0.2)
+    stopped, _ = workers()  # before the wait: looking for processes takes longer than a few updates
     until(lambda: len(steps(folder)) >= 9, 120)
-    stopped, _ = workers()
     stopped.suspend()  # no step without it: training would be over before Ray notices that the driver is gone
     process.kill()
     _, said = process.communicate()

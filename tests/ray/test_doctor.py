@@ -17,7 +17,7 @@ def checks(said: str) -> dict[str, dict[str, object]]:
 
 def test_all_is_well(world: World) -> None:
     (world.folder / "doctor.yaml").write_text(CONFIG)
-    out, said = world.cpl("doctor", "doctor.yaml", "cluster.num_workers=2", "--json")
+    out, said = world.cpl("doctor", "doctor.yaml", "cluster.num_workers=2", "tracking.experiment=new", "--json")
     found = json.loads(out)["checks"]
     assert [one["what"] for one in found] == ["versions", "model", "disk", "cluster", "shared storage", "MLflow"]
     assert all(one["ok"] for one in found)
@@ -25,7 +25,7 @@ def test_all_is_well(world: World) -> None:
     by_name = {one["what"]: one["found"] for one in found}
     assert by_name["cluster"].endswith("the run takes 2 and 0")
     assert by_name["shared storage"] == f"{world.runs} written, read back and deleted on 1 node"
-    assert "experiment 'cpl-ray' will be made" in by_name["MLflow"]
+    assert "experiment 'new' will be made" in by_name["MLflow"]
     assert list(world.runs.glob(".cpl-storage*")) == []
 
 

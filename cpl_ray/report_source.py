@@ -9,7 +9,7 @@ import yaml
 
 from cpl_ray.errors import ConfigError, DataError
 from cpl_ray.studies.findings import PAGE, VERDICT
-from cpl_ray.tracking_uri import HIDDEN, is_secret_key, redact
+from cpl_ray.tracking_uri import redacted
 from cpl_ray.trials import COMPARE_FILE, SWEEP_FILE
 
 RUN_FILE = "config.yaml"
@@ -114,17 +114,6 @@ def read_config(path: Path) -> dict[str, Any]:
 def as_yaml(settings: Mapping[str, Any]) -> str:
     """Return settings as people write them."""
     return yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True, width=100)
-
-
-def redacted(value: Any, key: str = "") -> Any:
-    """Return `value` with what is secret by the name of its key, and users and passwords of addresses, as `***`."""
-    if key and value is not None and is_secret_key(key):
-        return HIDDEN
-    if isinstance(value, Mapping):
-        return {name: redacted(one, str(name)) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [redacted(one) for one in value]
-    return redact(value) if isinstance(value, str) else value
 
 
 def at(content: Any, *keys: str) -> Any:

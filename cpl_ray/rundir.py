@@ -78,6 +78,11 @@ def _new_name() -> str:
     return f"cpl-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
+def runs_folder(config: Config) -> Path:
+    """Return the absolute folder of all runs (`run.dir`)."""
+    return Path(config.run.dir).expanduser().absolute()
+
+
 class RunDir:
     """Paths of one run; `root` is absolute, so that every process may use it whatever its working folder.
 
@@ -93,7 +98,7 @@ class RunDir:
         if config.run.name is None:
             raise ConfigError("run.name is not set; name the run, e.g. run.name=my-run")
         self.name: str = config.run.name
-        self.root = Path(config.run.dir).expanduser().absolute() / self.name
+        self.root = runs_folder(config) / self.name
         self.assessment = self.root / "assessment"
         self.train = self.root / "train"
         self.model = self.root / "model"
@@ -175,7 +180,7 @@ class RunDir:
             ConfigError: `run.name` is null, there is no such run (the message lists the newest), or another process
                 uses it.
         """
-        base = Path(config.run.dir).expanduser().absolute()
+        base = runs_folder(config)
         if config.run.name is None:
             raise ConfigError(f"run.name is not set; say which run is meant{_runs_in(base)}")
         run = cls(config)
@@ -190,7 +195,7 @@ class RunDir:
         """Check and hold what `create` and `enter` share: name, resumable run, writable place."""
         if config.run.resume and config.run.overwrite:
             raise ConfigError("run.resume and run.overwrite are both true; a run is either continued or deleted")
-        base = Path(config.run.dir).expanduser().absolute()
+        base = runs_folder(config)
         if config.run.resume:
             if config.run.name is None:
                 raise ConfigError(f"run.resume=true needs run.name; say which run to continue{_runs_in(base)}")

@@ -5,7 +5,7 @@ Apart from `tracking.py` because it needs no MLflow: any stage may check the add
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,30 +36,36 @@ def is_secret_key(key: str) -> bool:
     return _SECRET_KEY.search(key) is not None
 
 
+def redacted(value: Any, key: str = "") -> Any:
+    """Return `value` with what is secret by the name of its key, and users and passwords of addresses, as `***`."""
+    if key and value is not None and is_secret_key(key):
+        return HIDDEN
+    if isinstance(value, Mapping):
+        return {name: redacted(one, str(name)) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(one) for one in value]
+    return redact(value) if isinstance(value, str) else value
+
+
 def check_no_secret(config: Config) -> None:
     """Refuse a secret in the configuration: it would be saved with every run, in `config.yaml`.
 
     Raises:
-        ConfigError: `tracking.uri` holds a user, password or token, or a free section has a key named like a secret.
+        ConfigError: `tracking.uri` or a free section holds what `redacted` would hide.
     """
-    uri = config.tracking.uri
-    if uri is not None and redact(uri) != uri:
-        raise ConfigError(
-            f"tracking.uri: {redact(uri)} holds a user, password or token, which would be saved with the run; set "
-            "MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-        )
-    for section, tree in (("deepspeed", config.deepspeed), ("optimizer.options", config.optimizer.options)):
-        for name, value in _leaves(section, tree):
-            if value is not None and is_secret_key(name):
-                raise ConfigError(f"{name} is a secret by its name and would be saved with the run; leave it out")
-
-
-def _leaves(name: str, tree: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            yield from _leaves(f"{name}.{key}", value)
-    else:
-        yield name, tree
+    free = {
+        "tracking.uri": config.tracking.uri,
+        "deepspeed": config.deepspeed,
+        "optimizer.options": config.optimizer.options,
+    }
+    for name, value in free.items():
+        shown = redacted(value)
+        if shown != value:
+            raise ConfigError(
+                f"{name} holds a user, password or token, which would be saved with the run ({shown}); leave it out. "
+                "A tracking server's go into MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            )
 
 
 def default_uri(config: Config, run_root: Path) -> str:

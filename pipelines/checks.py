@@ -7,6 +7,7 @@ from pathlib import Path
 from cpl_ray.config import Config
 from cpl_ray.errors import UserError
 from cpl_ray.model_source import local_source
+from cpl_ray.rundir import runs_folder
 
 Findings = tuple[list[str], list[str]]
 """Problems, which make the configuration invalid, and remarks."""
@@ -48,8 +49,8 @@ def check_places(config: Config) -> Findings:
     from cpl_ray.tracking_uri import default_uri
 
     problems, remarks = [], []
-    base = Path(config.run.dir).expanduser().absolute()
-    existing = next(path for path in (base, *base.parents) if path.exists())
+    base = runs_folder(config)
+    existing = existing_part(base)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         problems.append(f"run.dir: cannot write to {base}: {existing} is not a writable folder")
     elif config.run.name is not None and (base / config.run.name).exists():
@@ -63,6 +64,11 @@ def check_places(config: Config) -> Findings:
         except UserError as error:
             problems.append(str(error))
     return problems, remarks
+
+
+def existing_part(path: Path) -> Path:
+    """Return the deepest folder or file of an absolute path that exists."""
+    return next(one for one in (path, *path.parents) if one.exists())
 
 
 def check_propose(config: Config) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 from cpl_ray.config import Config
 from cpl_ray.errors import UserError
 from cpl_ray.notices import notices
-from pipelines.checks import check_model, check_places
+from cpl_ray.rundir import runs_folder
+from pipelines.checks import check_model, check_places, existing_part
 from pipelines.console import AsJson, ConfigPath, Outcome, Overrides, Verbose, execute
 from pipelines.tables import print_table
 
@@ -65,8 +66,12 @@ def _versions(config: Config) -> str:
     """Python and all packages, against what this version of cpl-ray asks for."""
     from packaging.requirements import Requirement
 
+    try:
+        needs = metadata.requires("cpl-ray") or []
+    except metadata.PackageNotFoundError:
+        raise UserError("cpl-ray is not installed as a package here, so what it needs is not known") from None
     wrong = []
-    for text in metadata.requires("cpl-ray") or ():
+    for text in needs:
         need = Requirement(text)
         if need.marker is not None and not need.marker.evaluate({"extra": ""}):
             continue
@@ -99,8 +104,7 @@ def _disk(config: Config) -> str:
     problems, _ = check_places(config)
     if problems:
         raise UserError("; ".join(problems))
-    base = Path(config.run.dir).expanduser().absolute()
-    existing = next(path for path in (base, *base.parents) if path.exists())
+    existing = existing_part(runs_folder(config))
     free = shutil.disk_usage(existing).free
     weights = sum(path.stat().st_size for path in Path(config.model).glob("*.safetensors"))
     needed = weights + 2 * 6 * weights  # 12 bytes a parameter, of at least 2 bytes in the model's folder
@@ -133,7 +137,7 @@ def _storage(config: Config) -> str:
 
     if not ray.is_initialized():  # the check before this one keeps its session open
         raise UserError("not tried, there is no cluster")
-    folder = Path(config.run.dir).expanduser().absolute()
+    folder = runs_folder(config)
     if problems := check_shared(folder):
         raise UserError("; ".join(problems))
     count = number_of_nodes()
@@ -146,7 +150,7 @@ def _tracking(config: Config) -> str:
 
     if not config.tracking.enabled:
         return "off (tracking.enabled=false)"
-    uri = default_uri(config, Path(config.run.dir))
+    uri = default_uri(config, runs_folder(config))
     with understood(uri):
         client = open_store(uri)
         experiment = client.get_experiment_by_name(config.tracking.experiment)

@@ -2,11 +2,11 @@
 
 from dataclasses import asdict, dataclass
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 from cpl_ray.config import Config
 from cpl_ray.config_methods import Mastered
+from cpl_ray.rundir import runs_folder
 from cpl_ray.tracking_uri import default_uri, redact
 from pipelines.checks import DataFound
 
@@ -109,7 +109,7 @@ def _every(every: str | int | None) -> str:
 def plan_of(config: Config, found: DataFound) -> Plan:
     """Work out the plan of `config` on the items that were `found`."""
     train, cluster, batch = config.train, config.cluster, config.global_batch_size
-    base = Path(config.run.dir).expanduser().absolute()
+    base = runs_folder(config)
     injection = found.num_items.get("injection", found.num_items.get("injection_train"))
     candidates = found.num_items.get("items")
     passes = config.mastered_passes

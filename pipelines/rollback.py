@@ -1,6 +1,5 @@
 """`cpl rollback`: take the last promotion back."""
 
-from pathlib import Path
 from typing import Any
 
 from cpl_ray.loading import load_config
@@ -24,11 +23,12 @@ def rollback(
 
     def work() -> dict[str, Any]:
         from cpl_ray.promotion import rollback as roll_back
+        from cpl_ray.rundir import runs_folder
 
         settings = load_config(config, overrides or ())
         for notice in notices(settings):
             outcome.say(f"note: {notice}")
-        done = roll_back(settings, Path(settings.run.dir).expanduser().absolute())
+        done = roll_back(settings, runs_folder(settings))
         return {"rolled_back": {"name": done.name, "champion": done.version, "instead_of": done.instead_of}}
 
     execute(outcome, work, _show)

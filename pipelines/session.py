@@ -5,10 +5,10 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError, UserError
+from cpl_ray.rundir import runs_folder
 
 _shared = False
 
@@ -95,7 +95,7 @@ def _check_storage(config: Config) -> None:
 
     if number_of_nodes() < 2:
         return
-    if problems := check_shared(Path(config.run.dir).expanduser().absolute()):
+    if problems := check_shared(runs_folder(config)):
         raise ConfigError("run.dir is not on storage that every node shares: " + "; ".join(problems))
 
 

@@ -74,6 +74,22 @@ class Drill:
         return asdict(self)
 
 
+def undisturbed(world: World, name: str) -> dict[str, tuple[float, float]]:
+    """Run the whole job and return when processes of each kind were first and last seen, in seconds after its start."""
+    process = world.start("run", "drill.yaml", f"run.name={name}")
+    started = time.monotonic()
+    seen: dict[str, tuple[float, float]] = {}
+    while process.poll() is None:
+        now = time.monotonic() - started
+        for kind, (find, _) in KINDS.items():
+            if find(process):
+                seen[kind] = (seen.get(kind, (now,))[0], now)
+        time.sleep(0.1)
+    out, said = process.communicate()
+    assert process.returncode == 0, out + said
+    return seen
+
+
 def stage_of(folder: Path) -> str:
     """Return how far a run has come by what lies in its folder."""
     for name, stage in (

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import pyarrow as pa
 import yaml
 from hypothesis import strategies as st
 
@@ -75,7 +76,31 @@ CSV_CELLS = TEXTS | st.sampled_from(['["a", "b"]', "a|b", '"', "0", "A"])
 CSV = st.lists(
     st.lists(st.sampled_from(COLUMNS) | CSV_CELLS, min_size=1, max_size=5).map(",".join), min_size=1, max_size=5
 ).map(lambda lines: "\n".join(lines).encode("utf-8", errors="surrogatepass"))
-TABLES = st.lists(ROWS, max_size=5)
+FILES = (
+    st.tuples(st.just("jsonl"), JSONL) | st.tuples(st.just("json"), JSON) | st.tuples(st.just("csv"), CSV)
+)  # suffix and content
+
+
+def _column(cells: list[Any]) -> pa.Array:
+    """Return cells in the type that a table would have for all of them, as JSON text where they have none in common."""
+    given = [cell for cell in cells if cell is not None]
+    if all(isinstance(cell, list) and all(isinstance(one, str) for one in cell) for cell in given):
+        return pa.array(cells, pa.list_(pa.string()))
+    if all(isinstance(cell, int) and not isinstance(cell, bool) and abs(cell) < 2**63 for cell in given):
+        return pa.array(cells, pa.int64())
+    if all(isinstance(cell, float) for cell in given):
+        return pa.array(cells, pa.float64())
+    return pa.array(
+        [cell if cell is None or isinstance(cell, str) else json.dumps(cell) for cell in cells], pa.string()
+    )
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return pa.table({name: _column([row.get(name) for row in rows]) for name in names})
+
+
+TABLES = st.lists(ROWS, max_size=5).map(_table)
 
 KEYS = sorted(all_keys())
 BASE = {"model": "m", "data": {"items": "a.jsonl"}}

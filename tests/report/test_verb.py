@@ -7,7 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cpl_ray.errors import ConfigError
-from cpl_ray.report_source import find_folder, redacted
+from cpl_ray.report_source import find_folder
+from cpl_ray.tracking_uri import redacted
 from pipelines.__main__ import app
 from tests.report.folders import make_run, make_sweep
 

@@ -212,19 +212,20 @@ def test_line_breaks_in_texts_survive(text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "what", "shown"),
     [
-        ("tracking.uri=http://ann:hunter2@host:5000", "tracking.uri: http://***@host:5000 holds a user, password or"),
-        ("tracking.uri=https://host/?token=hunter2", "set MLFLOW_TRACKING_URI"),
-        ("deepspeed.comms_logger.api_key=hunter2", "deepspeed.comms_logger.api_key is a secret by its name"),
-        ("optimizer.options.password=hunter2", "optimizer.options.password is a secret by its name"),
+        ("tracking.uri=http://ann:hunter2@host:5000", "tracking.uri holds", "(http://***@host:5000)"),
+        ("tracking.uri=https://host/?token=hunter2", "tracking.uri holds", "go into MLFLOW_TRACKING_URI"),
+        ("deepspeed.comms_logger.api_key=hunter2", "deepspeed holds", "({'comms_logger': {'api_key': '***'}})"),
+        ("deepspeed.a=[{token: hunter2}]", "deepspeed holds", "({'a': [{'token': '***'}]})"),
+        ("optimizer.options.password=hunter2", "optimizer.options holds", "({'password': '***'})"),
     ],
 )
-def test_secrets_have_no_place_in_what_is_saved(write: Path, override: str, said: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        load_config(write, [override])
-    assert said in str(error.value)
-    assert "hunter2" not in str(error.value)
+def test_secrets_have_no_place_in_what_is_saved(write: Path, override: str, what: str, shown: str) -> None:
+    said = message(write, override)
+    assert what in said
+    assert shown in said
+    assert "hunter2" not in said
 
 
 def test_every_key_is_documented_and_described() -> None:

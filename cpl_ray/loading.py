@@ -3,6 +3,7 @@
 Every mistake becomes one `ConfigError` that lists all wrong keys with the value found and what would be valid.
 """
 
+import json
 import math
 import re
 from collections.abc import Hashable, Sequence
@@ -116,7 +117,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _parse(text: str, source: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)
+        tree = yaml.load(text, Loader=_Loader)
+        json.dumps(tree, default=str, skipkeys=True)  # an alias may make a tree that contains itself: ValueError
+        return tree
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""

@@ -1,8 +1,6 @@
 """The same properties, guided by coverage: python -m tests.fuzz.guided TEST SECONDS (needs `pip install atheris`)."""
 
 import sys
-import tempfile
-from pathlib import Path
 
 import atheris
 
@@ -16,10 +14,6 @@ def main() -> None:
     if len(sys.argv) != 3 or sys.argv[1] not in names:
         sys.exit(f"usage: python -m tests.fuzz.guided TEST SECONDS; tests are {', '.join(names)}")
     test = getattr(test_fuzz, sys.argv[1])
-    folder = Path(tempfile.mkdtemp(prefix="cpl-fuzz-"))
-    inner = test.hypothesis.inner_test
-    if "folder" in inner.__code__.co_varnames:
-        test.hypothesis.inner_test = lambda **values: inner(folder=folder, **values)
     atheris.Setup([sys.argv[0], f"-max_total_time={sys.argv[2]}"], test.hypothesis.fuzz_one_input)
     atheris.Fuzz()
 

@@ -1,5 +1,6 @@
 """What users, spreadsheets and strangers put into files: rows, files and settings, from nearly right to nonsense."""
 
+import copy
 import json
 from typing import Any
 
@@ -116,7 +117,7 @@ def _with(changes: list[tuple[str, Any]]) -> dict[str, Any]:
             if not isinstance(section, dict):
                 break
         else:
-            section[leaf] = value
+            section[leaf] = copy.deepcopy(value)  # some values are shared between cases
     return tree
 
 

@@ -4,6 +4,7 @@
 """
 
 import os
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from tests.unit.test_encoding import CHATML, make_tokenizer
 
 CASES = int(os.environ.get("CPL_FUZZ_CASES", "60"))
 COUNTS: Counter[str] = Counter()
+_TEMPORARY = tempfile.TemporaryDirectory(prefix="cpl-fuzz-")  # no fixture: guided.py has none
+FOLDER = Path(_TEMPORARY.name)
 many = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
 TOKENIZERS: dict[str, Any] = {
     "no pad, no start": make_tokenizer(),
@@ -37,11 +40,6 @@ TOKENIZERS: dict[str, Any] = {
 
 def outcome(name: str, said: str) -> None:
     COUNTS[f"{name}: {said}"] += 1
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("fuzz")
 
 
 def check_source(path: Path, name: str) -> None:
@@ -63,16 +61,16 @@ def check_source(path: Path, name: str) -> None:
 
 @settings(many, max_examples=3 * CASES)
 @given(file=given_by.FILES)
-def test_text_files(folder: Path, file: tuple[str, bytes]) -> None:
+def test_text_files(file: tuple[str, bytes]) -> None:
     kind, content = file
-    (folder / f"rows.{kind}").write_bytes(content)
-    check_source(folder / f"rows.{kind}", kind)
+    (FOLDER / f"rows.{kind}").write_bytes(content)
+    check_source(FOLDER / f"rows.{kind}", kind)
 
 
 @many
 @given(table=given_by.TABLES, damage=st.none() | st.integers(0, 200))
-def test_parquet(folder: Path, table: pa.Table, damage: int | None) -> None:
-    path = folder / "rows.parquet"
+def test_parquet(table: pa.Table, damage: int | None) -> None:
+    path = FOLDER / "rows.parquet"
     pq.write_table(table, path)
     if damage is not None:  # torn in the middle of a write
         content = path.read_bytes()
@@ -82,8 +80,8 @@ def test_parquet(folder: Path, table: pa.Table, damage: int | None) -> None:
 
 @many
 @given(content=given_by.YAML)
-def test_configuration_files(folder: Path, content: bytes) -> None:
-    path = folder / "c.yaml"
+def test_configuration_files(content: bytes) -> None:
+    path = FOLDER / "c.yaml"
     path.write_bytes(content)
     try:
         config = load_config(path)
@@ -92,15 +90,15 @@ def test_configuration_files(folder: Path, content: bytes) -> None:
         assert error.exit_code == 3
         outcome("configuration", "refused")
         return
-    (folder / "again.yaml").write_text(dump_config(config), encoding="utf-8")
-    assert load_config(folder / "again.yaml") == config
+    (FOLDER / "again.yaml").write_text(dump_config(config), encoding="utf-8")
+    assert load_config(FOLDER / "again.yaml") == config
     outcome("configuration", "valid")
 
 
 @many
 @given(overrides=given_by.OVERRIDES)
-def test_overrides(folder: Path, overrides: list[str]) -> None:
-    path = folder / "base.yaml"
+def test_overrides(overrides: list[str]) -> None:
+    path = FOLDER / "base.yaml"
     path.write_text("model: m\ndata: {items: a.jsonl}\n", encoding="utf-8")
     try:
         load_config(path, overrides)

@@ -160,6 +160,8 @@ def test_all_problems_are_listed_at_once(write: Path) -> None:
         (b"hello", ("mapping", "text")),
         (b"model: [", ("not valid YAML", "line")),
         (b"model: a\nmodel: b\n", ("line 2", "'model' is given twice")),
+        (b"model: a\n{}: b\n", ("line 2", "{} cannot be a key")),
+        (b"model: a\nadapter: &a\n  dropout: *a\n", ("not valid YAML", "Circular reference")),
         (b"model: \xff\n", ("not UTF-8",)),
         (b"train: {epochs: 3}\n", ("model is missing",)),
         (b"model: !!python/object/apply:os.getcwd []\n", ("not valid YAML",)),

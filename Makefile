@@ -28,15 +28,15 @@ demo: setup
 demo-seeds: setup
 	$(BIN)/python -m pipelines.demo --seeds 0 1 2
 
-# tests on Ray wait much, so three groups run side by side; each line of output says whose it is
+# tests on Ray and of servers wait much, so three groups run side by side, of about equal time; each line of output says whose it is
 SEARCH_TESTS := tests/ray/test_compare.py tests/ray/test_sweep.py
 NODES_TESTS := tests/ray/test_nodes.py tests/ray/test_doctor.py tests/ray/test_orphans.py
 test: setup
 	@$(MAKE) --no-print-directory --keep-going --jobs=3 test-search test-ray test-others
 
-test-search: TESTS := $(SEARCH_TESTS)
+test-search: TESTS := $(SEARCH_TESTS) tests/tracking/
 test-ray: TESTS := tests/ray $(addprefix --ignore=,$(SEARCH_TESTS) $(NODES_TESTS))
-test-others: TESTS := $(filter-out tests/ray/ tests/__pycache__/,$(wildcard tests/*/)) $(NODES_TESTS)
+test-others: TESTS := $(filter-out tests/ray/ tests/tracking/ tests/__pycache__/,$(wildcard tests/*/)) $(NODES_TESTS)
 test-search test-ray test-others:
 	@bash -o pipefail -c '$(BIN)/python -m pytest $(TESTS) 2>&1 | while IFS= read -r line; do printf "%s\n" "$@: $$line"; done'
 

@@ -1,6 +1,8 @@
 """Work on the cluster with a model: a Ray Data actor pool, the model loaded once per actor, errors kept per row."""
 
 import logging
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,6 +14,7 @@ import ray.data
 from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError, UserError
 from cpl_ray.model_source import local_source
+from cpl_ray.stopwatch import computed
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -30,6 +33,7 @@ class Loaded:
     """Longest item in tokens."""
 
 
+_ABOUT = pa.schema([("fatal", pa.string()), ("actor", pa.string()), ("seconds", pa.float64())])
 Work = Callable[[list[str]], list[dict[str, Any]]]
 """Makes the result rows of the texts of one block."""
 
@@ -55,7 +59,7 @@ def on_actors(
         prepare: called once in each actor with what is loaded there and `arguments`; returns the work. A function of
             a module, not a closure.
         arguments: keyword arguments of `prepare`.
-        schema: of the result rows; a text column `fatal` is added.
+        schema: of the result rows; columns that tell of the actor are added.
         config: gives compute type and resources.
         model_path: a local folder that every node sees, or a hub id (then of `model_revision`).
         num_actors: the largest number of actors.
@@ -83,7 +87,7 @@ def on_actors(
             "config": config.model_dump(),
             "prepare": prepare,
             "arguments": arguments,
-            "schema": schema.append(pa.field("fatal", pa.string())),
+            "schema": pa.unify_schemas([schema, _ABOUT]),
             "model_path": model_path,
             "max_length": max_length,
         },
@@ -95,13 +99,16 @@ def on_actors(
         num_gpus=1 if config.cluster.use_gpu else 0,
     )
     tables: Iterable[Any] = made.iter_batches(batch_size=None, batch_format="pyarrow")
+    seconds: defaultdict[str, float] = defaultdict(float)
     for table in tables:
         rows: list[dict[str, Any]] = table.to_pylist()
         for row in rows:
-            fatal = row.pop("fatal")
+            fatal, actor, busy = (row.pop(name) for name in _ABOUT.names)
             if fatal is not None:
                 raise ConfigError(fatal)
+            seconds[actor] += busy
         yield rows
+    computed(max(seconds.values(), default=0.0))
 
 
 class ModelActor:
@@ -117,7 +124,7 @@ class ModelActor:
         max_length: int | None,
     ) -> None:
         """Load model and tokenizer; a failure that the user can act on is kept and reported with the first block."""
-        self.schema = schema
+        self.schema, self.name = schema, ray.get_runtime_context().get_actor_id() or ""
         self.fatal: str | None = None
         self.work: Work | None = None
         try:
@@ -127,13 +134,15 @@ class ModelActor:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Return the rows of one block, or one row that tells why none of any block can be had."""
+        started = time.perf_counter()
         rows: list[dict[str, Any]] = [{"fatal": self.fatal}]
         if self.work is not None:
             try:
                 rows = self.work([text for block in batch["texts"].to_pylist() for text in block])
             except UserError as error:
                 rows = [{"fatal": str(error)}]
-        return pa.Table.from_pylist(rows, schema=self.schema)
+        about = {"actor": self.name, "seconds": (time.perf_counter() - started) / max(1, len(rows))}
+        return pa.Table.from_pylist([row | about for row in rows], schema=self.schema)
 
 
 def _load(config: Config, model_path: str, max_length: int | None) -> Loaded:

@@ -117,6 +117,8 @@ class TrainingLoop:
         self.total_steps = planned_updates(self.steps_per_epoch, train.epochs, train.max_steps)
         self._layers_every = max(1, self.total_steps // LAYER_RECORDS)
         self._layers: LayerShares | None = None
+        self.seconds = dict.fromkeys(("updates", "evaluations", "checkpoints"), 0.0)
+        """Where the time of this process went, since it began."""
 
     def run(self) -> LoopState:
         """Train to the end, from the newest checkpoint in the run folder if there is one.
@@ -187,6 +189,7 @@ class TrainingLoop:
         state.step += 1
         self._count(record)
         record["seconds"] = time.perf_counter() - started
+        self.seconds["updates"] += record["seconds"]
         record["tokens_per_s"] = tokens / record["seconds"]
         record["memory_bytes"] = float(self.comm.max(_memory_bytes(self.engine.device)))
         self._recorder.write("train", state.step, record)
@@ -231,7 +234,9 @@ class TrainingLoop:
     def _run_evaluation(self, *, last: bool = False) -> None:
         if self._evaluate is None or (last and self.state.last_evaluation.get("step") == self.state.step):
             return
+        started = time.perf_counter()
         record = self._evaluate()
+        self.seconds["evaluations"] += time.perf_counter() - started
         self.state.last_evaluation = {"step": self.state.step, **record}
         self._recorder.write("eval", self.state.step, record)
         self._report({"step": float(self.state.step), "evaluation": float(self.state.evaluations), **record})
@@ -246,6 +251,7 @@ class TrainingLoop:
 
     def _checkpoint(self) -> None:
         if self._run_folder is not None:
+            started = time.perf_counter()
             save_checkpoint(
                 self.engine,
                 self.comm,
@@ -255,6 +261,7 @@ class TrainingLoop:
                 state=asdict(self.state),
                 keep=self.config.train.keep_checkpoints,
             )
+            self.seconds["checkpoints"] += time.perf_counter() - started
 
     def _restore(self) -> None:
         checkpoint = latest_checkpoint(self._run_folder / CHECKPOINTS) if self._run_folder else None

@@ -127,9 +127,12 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
         "world_size": loop.comm.world_size,
         "start_s": ready - started,
         "train_s": time.time() - ready,
+        "loop_s": loop.seconds,
         "deepspeed": engine.config,
     }
+    saving = time.time()
     save(run_folder / "model")
+    summary["save_s"] = time.time() - saving
     if loop.comm.rank == 0:
         atomic_write_text(run_folder / SUMMARY, json.dumps(summary, indent=1))
     loop.comm.barrier()

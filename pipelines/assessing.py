@@ -16,6 +16,7 @@ from cpl_ray.prompts import prompt_fingerprint
 from cpl_ray.reading import ReadResult, Rejected, check_budget, read_items, separate_ids, write_rejected
 from cpl_ray.rundir import RunDir, atomic_write_bytes
 from cpl_ray.split import check_leaks, denominator_notices, grade, parts_from_brought, split
+from cpl_ray.stopwatch import phase
 from pipelines.console import Say
 from pipelines.session import ray_session
 
@@ -122,9 +123,10 @@ def assess_items(config: Config, run: RunDir, say: Say, *, score: bool = True) -
     if score:
         with ray_session(config, say):
             say(f"asking the base model {len(items)} items by {reading.scorer}")
-            verdicts = score_items(
-                items, config=config, scorer=reading.scorer, model_path=config.model, max_length=reading.max_length
-            )
+            with phase("assess: ask the model"):
+                verdicts = score_items(
+                    items, config=config, scorer=reading.scorer, model_path=config.model, max_length=reading.max_length
+                )
         report = letter_report(items, verdicts)
         if brought:
             parts = with_before(parts, verdicts)

@@ -24,6 +24,7 @@ def run(
 
 
 def _stage(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
+    from pipelines import STARTED
     from pipelines.stages import run as stage
 
-    return stage(config, run, say)
+    return stage(config, run, say, started=STARTED)

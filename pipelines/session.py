@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError, UserError
 from cpl_ray.rundir import runs_folder
+from cpl_ray.stopwatch import phase
 
 _shared = False
 
@@ -27,7 +28,8 @@ def one_ray_session() -> Iterator[None]:
         yield
     finally:
         _shared = False
-        ray.shutdown()
+        with phase("stop Ray"):
+            ray.shutdown()
 
 
 @contextmanager
@@ -49,8 +51,11 @@ def ray_session(
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     needed = config.cluster.num_workers * config.cluster.cpus_per_worker
-    if os.environ.get("RAY_ADDRESS") or not _start_here(needed, say, dashboard):
-        _join()
+    with phase("start Ray"):
+        joins = bool(os.environ.get("RAY_ADDRESS")) or not _start_here(needed, say, dashboard)
+        if joins:
+            _join()
+    if joins:
         slots = ray.cluster_resources().get("CPU", 0.0)
         if slots < needed:
             say(f"waiting: the run asks for {needed:g} CPU slots, the cluster has {slots:g} now")

@@ -18,39 +18,41 @@ from cpl_ray.order import ItemOrder
 from cpl_ray.resume import check_same_job
 from cpl_ray.rundir import RunDir, atomic_write_text
 from cpl_ray.schedule import planned_updates
+from cpl_ray.stopwatch import Stopwatch, carve, measured, phase
 from cpl_ray.tracking import Tracker
 from pipelines.assessing import adopt_assessment, assess_items, encoder_of
 from pipelines.console import Say
 from pipelines.progress import training_progress
 from pipelines.session import one_ray_session, ray_session
+from pipelines.timing import say_timing
 
 
-def run(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
-    """Assess, train, evaluate, register; with `gate` also judge. On resume finished stages are not done again."""
-    started = time.time()
-    seconds: dict[str, float] = {}
+def run(config: Config, run: RunDir, say: Say, *, started: float | None = None) -> dict[str, Any]:
+    """Assess, train, evaluate, register; with `gate` also judge. On resume finished stages are not done again.
+
+    `started`: when the command began, on the clock of `time.monotonic`; None: now.
+    """
+    watch = Stopwatch("start, imports, tracking", time.monotonic() if started is None else started)
     _check_resume(config, run, trains=not run.model.exists())
     outcome: dict[str, Any] = {}
-    with one_ray_session():
-        with tracked(config, run) as tracker:
-            for name, done, stage in (
-                ("assess", run.assessment, assess),
-                ("train", run.model, train),
-                ("evaluate", run.result, evaluate),
+    with measured(watch):
+        with one_ray_session(), tracked(config, run) as tracker:
+            for name, rest, done, stage in (
+                ("assess", "assess: read and write", run.assessment, assess),
+                ("train", "train: read and tokenise", run.model, train),
+                ("evaluate", "evaluate: ledger, pictures, report", run.result, evaluate),
             ):
                 if config.run.resume and done.exists():
                     say(f"{name}: done before")
                     continue
-                begun = time.time()
-                stage(config, run, say, tracker)
-                seconds[f"{name}_s"] = round(time.time() - begun, 1)
+                with phase(rest):
+                    stage(config, run, say, tracker)
         for name, wanted, last in (("register", config.tracking.enabled, register), ("promote", config.gate, promote)):
             if wanted:
-                begun = time.time()
-                outcome |= last(config, run, say)
-                seconds[f"{name}_s"] = round(time.time() - begun, 1)
-    say(f"{', '.join(f'{name[:-2]} {value} s' for name, value in seconds.items())}; all {time.time() - started:.0f} s")
-    return _result(run) | outcome
+                with phase(name):
+                    outcome |= last(config, run, say)
+    say_timing(watch, run, say)
+    return _result(run) | outcome | {"timing": watch.to_dict()}
 
 
 def assess(config: Config, run: RunDir, say: Say, tracker: Tracker | None = None) -> dict[str, Any]:
@@ -95,7 +97,11 @@ def train(
         order = ItemOrder(len(assessment.parts["injection_train"]), config.train.seed)
         steps_per_epoch = order.steps_per_epoch(config.global_batch_size)
         planned = planned_updates(steps_per_epoch, config.train.epochs, config.train.max_steps)
-        with ray_session(config, say), training_progress(run.metrics, say, planned):
+        with (
+            ray_session(config, say),
+            training_progress(run.metrics, say, planned),
+            phase("train: start and end workers"),
+        ):
             summary = train_on_cluster(
                 config,
                 assessment,
@@ -107,6 +113,7 @@ def train(
                 callbacks=callbacks,
                 probe=probe,
             )
+            _carve_training(summary)
         tracker.log_params({"deepspeed_config": summary["deepspeed"]})
     took = {"steps": summary["steps"], "train_s": summary["train_s"]}
     say(f"trained {took['steps']} updates in {took['train_s']:.0f} s; model in {run.model}", event="trained", **took)
@@ -147,8 +154,9 @@ def evaluate(
         with ray_session(config, say):
             say(f"asking the trained model {len(items)} items by {scorer}")
             ask = partial(score_items, items, config=config, scorer=scorer, max_length=max_length)
-            after = ask(model_path=str(run.model))
-            inside = measured_inside(run, assessment, after, lambda model: ask(model_path=model))
+            with phase("evaluate: ask the model"):
+                after = ask(model_path=str(run.model))
+                inside = measured_inside(run, assessment, after, lambda model: ask(model_path=model))
         ledger = build_ledger(assessment, after)
         write_ledger(run.flips, ledger)
         training = json.loads((run.train / "summary.json").read_text(encoding="utf-8"))
@@ -218,6 +226,15 @@ def write_report_of(run: RunDir, say: Say) -> list[Path]:
         again = f"`cpl report {run.root}` tries again"
         say(f"warning: no report was written ({type(error).__name__}: {error}); {again}")
         return []
+
+
+def _carve_training(summary: Mapping[str, Any]) -> None:
+    """Tell the stopwatch where the workers' time went."""
+    carve("train: load the model, start DeepSpeed", summary["start_s"])
+    carve("train: updates", summary["loop_s"]["updates"], model=True)
+    carve("train: evaluations", summary["loop_s"]["evaluations"], model=True)
+    carve("train: checkpoints", summary["loop_s"]["checkpoints"])
+    carve("train: save the model", summary["save_s"])
 
 
 def _check_resume(config: Config, run: RunDir, *, trains: bool) -> None:

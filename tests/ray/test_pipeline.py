@@ -137,6 +137,13 @@ def test_run_then_promote(world: World) -> None:
     expected = {"model", "assessment", "manifest.json", "config.yaml", "metrics.jsonl", "flips.parquet", "figures"}
     assert expected - set(os.listdir(folder)) == set()
     assert "by the gate" not in (folder / "report.html").read_text(encoding="utf-8")
+    timing = json.loads((folder / "timing.json").read_text())
+    assert said["timing"] == timing
+    spent = {one["name"]: one for one in timing["phases"]}
+    for name in ("assess: ask the model", "train: updates", "train: evaluations", "evaluate: ask the model"):
+        assert 0 < spent[name]["model_s"] <= spent[name]["wall_s"]
+    assert [name for name, one in spent.items() if one["wall_s"] < 0] == []
+    assert timing["wall_s"] == pytest.approx(sum(one["wall_s"] for one in spent.values()), abs=0.1)
     assert leftovers(folder) == []
     model: Any = AutoModelForCausalLM.from_pretrained(folder / "model")
     ids = AutoTokenizer.from_pretrained(folder / "model")("The sign of amber mill is", return_tensors="pt")

@@ -46,12 +46,13 @@ def main() -> None:
     wanted = [f"propose.template={options.template}", f"propose.items={options.items}"]
     more = [f"propose.candidates={options.candidates}", "propose.held_out=0", "run.name=proxy"]
     held_out = f"data.mastered_held_out={files['old_test']}"
-    cpl("propose", config, [*same, held_out, *wanted, *more])
+    real = f"data.mastered={files['old_train']}"  # brought sets come together; proposing looks at the others only
+    cpl("propose", config, [*same, real, held_out, *wanted, *more])
     kept = sum(1 for _ in (out / "proxy" / "proposed.jsonl").open(encoding="utf-8"))
     trained = {
-        "real": [f"data.mastered={files['old_train']}"],
+        "real": [real],
         "proxy": [f"data.mastered={out / 'proxy' / 'proposed.jsonl'}"],
-        "none": [f"data.mastered={files['old_train']}", "train.rule=none"],
+        "none": [real, "train.rule=none"],
     }
     rows = {}
     for name, keys in trained.items():

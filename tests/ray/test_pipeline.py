@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +22,7 @@ from cpl_ray.loop import TrainingLoop
 from cpl_ray.run_log import log_path
 from tests.oracle.plain_engine import PlainEngine
 from tests.oracle.toy import Rowset
-from tests.ray.conftest import NUM_UPDATES, World, commands, left_behind, marked, steps, until, weights
+from tests.ray.conftest import NUM_UPDATES, ROOT, World, commands, left_behind, marked, steps, until, weights
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # minutes where other work takes the cores
 RUN = """\
@@ -143,6 +144,8 @@ def test_run_then_promote(world: World) -> None:
     out, _ = world.cpl("run", "run.yaml", "--json")
     said = json.loads(out)
     result = json.loads((folder / "result.json").read_text())
+    listed = (ROOT / "docs" / "upgrading.md").read_text("utf-8").partition("Keys of `result.json`: ")[2]
+    assert set(result) == set(re.findall(r"`(\w+)`", listed.partition("; after")[0]))
     assert {"learned", "forgotten", "learned_held_out", "collaborative_share", "moved_against"} <= set(result)
     assert set(result["forgotten"]) == {"held_out", "validation", "in_set"}
     assert [rate for rate in (result["learned"], *result["forgotten"].values()) if set(rate) != RATE] == []

@@ -19,6 +19,8 @@ from cpl_ray.errors import ResumeError
 from cpl_ray.optimizer import CPLOptimizer
 from cpl_ray.rundir import atomic_write_text
 
+FORMAT_VERSION = 1
+"""Of checkpoints; those without a version are of the first."""
 RNG = "rng."
 
 
@@ -43,6 +45,7 @@ class Checkpoint:
     zero_stage: int
     files: dict[str, str]
     """sha256 by relative path."""
+    format_version: int = FORMAT_VERSION
 
     def state(self) -> dict[str, Any]:
         """Return the loop's cursors and sums."""
@@ -69,15 +72,21 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     if not found:
         return None
     manifest = json.loads((found[-1] / "manifest.json").read_text(encoding="utf-8"))
-    return Checkpoint(found[-1], manifest["step"], manifest["world_size"], manifest["zero_stage"], manifest["files"])
+    about = (manifest[key] for key in ("step", "world_size", "zero_stage", "files"))
+    return Checkpoint(found[-1], *about, manifest.get("format_version", 1))
 
 
 def check_resumable(checkpoint: Checkpoint, *, world_size: int, zero_stage: int) -> None:
-    """Refuse, before anything is loaded, a partitioning other than the checkpoint's.
+    """Refuse, before anything is loaded, another format or a partitioning other than the checkpoint's.
 
     Raises:
-        ResumeError: other ZeRO stage, or other number of workers while states are partitioned.
+        ResumeError: other format version, other ZeRO stage, or other number of workers while states are partitioned.
     """
+    if checkpoint.format_version != FORMAT_VERSION:
+        raise ResumeError(
+            f"{checkpoint.folder} has format version {checkpoint.format_version}, this is {FORMAT_VERSION}; finish the "
+            "run with the version of cpl-ray that began it (environment.json), or start a new run"
+        )
     if checkpoint.zero_stage != zero_stage:
         raise ResumeError(
             f"{checkpoint.folder} was written with ZeRO stage {checkpoint.zero_stage} and cannot be resumed with "
@@ -106,7 +115,8 @@ def save_checkpoint(
     if comm.rank == 0:
         (part / "state.json").write_text(json.dumps(state), encoding="utf-8")
         files = {str(p.relative_to(part)): _sha256(p) for p in sorted(part.rglob("*")) if p.is_file()}
-        manifest = {"step": step, "world_size": comm.world_size, "zero_stage": zero_stage, "files": files}
+        manifest = {"format_version": FORMAT_VERSION, "step": step, "world_size": comm.world_size}
+        manifest |= {"zero_stage": zero_stage, "files": files}
         atomic_write_text(part / "manifest.json", json.dumps(manifest, indent=1))
         final = folder / f"step_{step:08d}"
         shutil.rmtree(final, ignore_errors=True)  # of a lost attempt: the same bytes

@@ -20,7 +20,7 @@ import torch
 from cpl_ray.checkpoint import Saves, latest_checkpoint, load_checkpoint, save_checkpoint
 from cpl_ray.collectives import Collectives
 from cpl_ray.config import Config
-from cpl_ray.errors import LayoutError
+from cpl_ray.errors import LayoutError, NonFiniteError
 from cpl_ray.guard import Guard
 from cpl_ray.inside_budget import learns_more_inside
 from cpl_ray.layer_shares import LayerShares
@@ -28,6 +28,7 @@ from cpl_ray.layout import Layout
 from cpl_ray.passes import Passes, RowSource
 from cpl_ray.probes.base import Probe
 from cpl_ray.recorder import Recorder
+from cpl_ray.run_log import Place, event
 from cpl_ray.schedule import learning_rate, planned_updates
 from cpl_ray.step import Engine, update_metrics
 from cpl_ray.vision import Vision
@@ -85,6 +86,7 @@ class TrainingLoop:
         keep: writes the live model to its place as the best inside the budget, all ranks together; None: never.
         report: called with each evaluation's record on every rank, with `step` and `evaluation` (its number, from 0).
         probe: measures around updates (probes/base.py); None: nothing more than usual.
+        place: told how many updates are done, for the log.
     """
 
     def __init__(
@@ -102,12 +104,14 @@ class TrainingLoop:
         keep: Callable[[], None] | None = None,
         report: Callable[[dict[str, float]], None] = lambda record: None,
         probe: Probe | None = None,
+        place: Place | None = None,
     ) -> None:
         self.config = config
         self.engine = engine
         self.comm = Collectives(engine.device)
         self.state = LoopState()
         self._evaluate, self._report, self._probe = evaluate, report, probe
+        self._place = place or Place("")
         self._run_folder, self._zero_stage, self._keep = run_folder, zero_stage, keep
         self.passes = Passes(config, engine, self.comm, injection, mastered, pad_id=pad_id, vision=vision)
         watches = config.guard.mode != "off" and config.mastered_passes == "capture"
@@ -135,6 +139,10 @@ class TrainingLoop:
             self.engine.optimizer.method.bind(self.engine.layout())
         metrics_path = self._run_folder / "metrics.jsonl" if self._run_folder and self.comm.rank == 0 else None
         self._recorder = Recorder(metrics_path, self.state.step)
+        _log.info(
+            f"training from update {self.state.step} to {self.total_steps}",
+            extra=event("started", total_steps=self.total_steps, world_size=self.comm.world_size),
+        )
         try:
             if self.state.step == 0:
                 self._run_evaluation()
@@ -149,8 +157,13 @@ class TrainingLoop:
                 self._run_evaluation(last=True)
             if self._probe is not None:
                 self._probe.end(self)
+        except NonFiniteError as error:
+            _log.error(f"stopped: {error}", extra=event("non_finite"))
+            raise
         finally:
             self._recorder.close()
+        why = "the learned target is reached" if self.state.stopped else "all updates are done"
+        _log.info(f"ended after update {self.state.step}: {why}", extra=event("ended", stopped=self.state.stopped))
         return self.state
 
     def _due(self, every: str | int | None, step: int) -> bool:
@@ -185,8 +198,13 @@ class TrainingLoop:
         record |= update_metrics(self.engine, self.comm)
         if self._guard is not None:
             self._guard.end(record, state.guard)
+            if not record["held"]:
+                scale = record.get("step_scale", 1.0)
+                change = {name: record[name] for name in ("mastered_loss_before", "mastered_loss_after")}
+                _log.info(f"the guard left {scale:g} of a step", extra=event("guard", step_scale=scale, **change))
         tokens = sum(made.num_tokens for made in (captured, result, mixed) if made is not None)
         state.step += 1
+        self._place.step = state.step
         self._count(record)
         record["seconds"] = time.perf_counter() - started
         self.seconds["updates"] += record["seconds"]
@@ -239,6 +257,7 @@ class TrainingLoop:
         self.seconds["evaluations"] += time.perf_counter() - started
         self.state.last_evaluation = {"step": self.state.step, **record}
         self._recorder.write("eval", self.state.step, record)
+        _log.info(f"evaluated after update {self.state.step}", extra=event("evaluation", **record))
         self._report({"step": float(self.state.step), "evaluation": float(self.state.evaluations), **record})
         self.state.evaluations += 1
         limit = self.config.budget.max_forgetting
@@ -262,12 +281,17 @@ class TrainingLoop:
                 keep=self.config.train.keep_checkpoints,
             )
             self.seconds["checkpoints"] += time.perf_counter() - started
+            _log.info(f"checkpoint written after update {self.state.step}", extra=event("checkpoint"))
 
     def _restore(self) -> None:
         checkpoint = latest_checkpoint(self._run_folder / CHECKPOINTS) if self._run_folder else None
         if checkpoint is not None:
             loaded = load_checkpoint(self.engine, self.comm, checkpoint, zero_stage=self._zero_stage)
             self.state = LoopState(**loaded)
+        self._place.step = self.state.step
+        if checkpoint is not None:
+            said = event("resumed", checkpoint=checkpoint.folder.name)
+            _log.info(f"resuming after update {self.state.step}", extra=said)
 
 
 def _memory_bytes(device: torch.device) -> int:

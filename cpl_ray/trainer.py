@@ -24,12 +24,14 @@ from cpl_ray.encoding import Encoder
 from cpl_ray.errors import DataError, UserError
 from cpl_ray.evaluation import COUNTS
 from cpl_ray.loop import CHECKPOINTS
+from cpl_ray.run_log import LOGS, Place, event, logged
 from cpl_ray.rundir import atomic_write_text
 from cpl_ray.streams import encoded_stream, scored_stream
 from cpl_ray.worker import train_worker
 
 FAILURE = Path("train", "failure.txt")
 SHOWN_CHARACTERS = 200
+_log = logging.getLogger(__name__)
 POLL_S = "0.3"  # how often the controller looks at its workers; Ray's 2 s are felt at the end of every short run
 
 
@@ -116,6 +118,19 @@ def train(
             datasets_to_split=[], execution_options=ExecutionOptions(preserve_order=True)
         ),
     )
+    about = {"workers": cluster.num_workers, "resources": resources, "rows": job["num_rows"]}
+    with logged(run_folder, Place(run_folder.name, step=checkpoint.step if checkpoint is not None else 0)):
+        _log.info("training is handed to Ray", extra=event("submitted", zero_stage=config.running_zero_stage, **about))
+        try:
+            summary = _fit(trainer, run_folder)
+        except BaseException as error:  # only told, Ctrl-C too
+            _log.error(f"{type(error).__name__}: {error}", extra=event("failed"))
+            raise
+        _log.info(f"training ended after update {summary['steps']}", extra=event("ended", updates=summary["steps"]))
+    return summary
+
+
+def _fit(trainer: TorchTrainer, run_folder: Path) -> dict[str, Any]:
     try:
         with _interruptible():
             result: Any = trainer.fit()
@@ -123,7 +138,7 @@ def train(
         raise UserError(_failure(error, run_folder / FAILURE)) from error
     summary = result.return_value
     if not isinstance(summary, dict):
-        raise UserError("training ended without a result; the workers' logs are in Ray's session folder")
+        raise UserError(f"training ended without a result; the workers' logs are in {run_folder / LOGS}")
     if "error" in summary:
         kind, message = summary["error"]
         raise getattr(errors, kind)(message)

@@ -1,6 +1,7 @@
 """What one Ray Train worker does: build model, engine, streams and evaluator, run the loop, save the model."""
 
 import json
+import logging
 import os
 import time
 from pathlib import Path
@@ -12,10 +13,12 @@ from cpl_ray.config import Config
 from cpl_ray.errors import UserError
 from cpl_ray.inside_budget import INSIDE_BUDGET
 from cpl_ray.items import Item
+from cpl_ray.run_log import Place, event, logged
 from cpl_ray.rundir import atomic_write_text
 from cpl_ray.streams import StreamSource, blocks_of
 
 SUMMARY = Path("train", "summary.json")
+_log = logging.getLogger(__name__)
 
 
 def train_worker(job: dict[str, Any]) -> dict[str, Any]:
@@ -29,13 +32,20 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         The summary of the run, or `{"error": [class name, message]}` for a failure that no restart would mend: Ray
         would try again otherwise.
     """
-    try:
-        return _train(job)
-    except UserError as error:
-        return {"error": [type(error).__name__, str(error)]}
+    run_folder = Path(job["run_folder"])
+    place = Place(run_folder.name, ray.train.get_context().get_world_rank())
+    with logged(run_folder, place):
+        try:
+            return _train(job, place)
+        except UserError as error:
+            _log.error(f"{type(error).__name__}: {error}", extra=event("failed"))
+            return {"error": [type(error).__name__, str(error)]}
+        except Exception as error:  # only told; Ray decides whether to try again
+            _log.error(f"{type(error).__name__}: {error}", extra=event("failed"), exc_info=True)
+            raise
 
 
-def _train(job: dict[str, Any]) -> dict[str, Any]:
+def _train(job: dict[str, Any], place: Place) -> dict[str, Any]:
     config = Config.model_validate(job["config"])
     if config.cluster.use_gpu:
         os.environ.pop("DS_ACCELERATOR", None)  # the driver's: found out anew on this machine
@@ -56,6 +66,8 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
 
     run_folder = Path(job["run_folder"])
     started = time.time()
+    versions = {"torch": torch.__version__, "ray": ray.__version__}
+    _log.info("the worker has started", extra=event("worker", model=config.model, rule=config.train.rule, **versions))
     if not config.cluster.use_gpu:
         torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
     tokenizer, vision = load_tokenizer(config), load_vision(config)
@@ -106,6 +118,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
         keep=(lambda: save(run_folder / INSIDE_BUDGET)) if config.train.keep_inside_budget else None,
         report=ray.train.report,
         probe=build_probe(config, job["probe"]) if job.get("probe") else None,
+        place=place,
     )
     ready = time.time()
     state = loop.run()
@@ -135,5 +148,6 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
     summary["save_s"] = time.time() - saving
     if loop.comm.rank == 0:
         atomic_write_text(run_folder / SUMMARY, json.dumps(summary, indent=1))
+        _log.info("model and summary are written", extra=event("saved", train_s=summary["train_s"]))
     loop.comm.barrier()
     return summary

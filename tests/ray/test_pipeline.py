@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -18,9 +19,10 @@ from cpl_ray.encoding import Encoder
 from cpl_ray.items import Item
 from cpl_ray.loading import load_config
 from cpl_ray.loop import TrainingLoop
+from cpl_ray.run_log import log_path
 from tests.oracle.plain_engine import PlainEngine
 from tests.oracle.toy import Rowset
-from tests.ray.conftest import NUM_UPDATES, World, commands, left_behind, marked, steps, until, weights
+from tests.ray.conftest import NUM_UPDATES, ROOT, World, commands, left_behind, marked, steps, until, weights
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # minutes where other work takes the cores
 RUN = """\
@@ -38,9 +40,20 @@ def leftovers(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if ".part" in path.name]
 
 
+def logs(folder: Path, rank: int | None) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log_path(folder, rank).read_text("utf-8").splitlines()]
+
+
 def test_training_through_ray_equals_plain_torch(world: World, trained: Path) -> None:
     assert steps(trained) == list(range(1, NUM_UPDATES + 1))
     assert leftovers(trained) == []
+    for rank in (0, 1):
+        told = logs(trained, rank)
+        assert told[0]["event"] == "worker"
+        assert told[-1]["event"] == ("saved" if rank == 0 else "ended")
+        assert {(line["run"], line["rank"]) for line in told} == {(trained.name, rank)}
+        assert [line["step"] for line in told if line["event"] == "ended"] == [NUM_UPDATES]
+    assert [line["event"] for line in logs(trained, None)] == ["submitted", "ended"]
     settings = load_config(trained / "config.yaml").model_dump()
     settings["train"]["micro_batch_size"] *= settings["cluster"]["num_workers"]
     config = Config.model_validate({**settings, "cluster": {"num_workers": 1}, "zero_stage": 0})
@@ -113,6 +126,9 @@ def test_killed_worker_and_killed_driver_change_nothing(world: World, trained: P
     assert [name for name in calm if not torch.equal(ours[name], calm[name])] == []
     assert steps(folder) == list(range(1, NUM_UPDATES + 1))
     assert leftovers(folder) == []
+    told = logs(folder, 0)
+    assert len({line["pid"] for line in told}) == 3  # at first, after the kill of a worker, after that of the driver
+    assert [line["event"] for line in told].count("resumed") == 2
     assert json.loads((folder / "tracking.json").read_text()) == tracked
     client = MlflowClient(tracked["uri"])
     points = client.get_metric_history(tracked["run_id"], "train/loss_injection")
@@ -128,6 +144,8 @@ def test_run_then_promote(world: World) -> None:
     out, _ = world.cpl("run", "run.yaml", "--json")
     said = json.loads(out)
     result = json.loads((folder / "result.json").read_text())
+    listed = (ROOT / "docs" / "upgrading.md").read_text("utf-8").partition("Keys of `result.json`: ")[2]
+    assert set(result) == set(re.findall(r"`(\w+)`", listed.partition("; after")[0]))
     assert {"learned", "forgotten", "learned_held_out", "collaborative_share", "moved_against"} <= set(result)
     assert set(result["forgotten"]) == {"held_out", "validation", "in_set"}
     assert [rate for rate in (result["learned"], *result["forgotten"].values()) if set(rate) != RATE] == []

@@ -246,6 +246,7 @@ class TrainingLoop:
 
     def _checkpoint(self) -> None:
         if self._run_folder is not None:
+            self._recorder.sync()
             save_checkpoint(
                 self.engine,
                 self.comm,

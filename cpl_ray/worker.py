@@ -55,7 +55,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
     from cpl_ray.vision import load_vision
 
     run_folder = Path(job["run_folder"])
-    started = time.time()
+    started = time.monotonic()
     if not config.cluster.use_gpu:
         torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
     tokenizer, vision = load_tokenizer(config), load_vision(config)
@@ -107,7 +107,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
         report=ray.train.report,
         probe=build_probe(config, job["probe"]) if job.get("probe") else None,
     )
-    ready = time.time()
+    ready = time.monotonic()
     state = loop.run()
     kept_bytes = loop.comm.sum([float(state_bytes(engine.optimizer))])[0] / engine.replicas
     summary: dict[str, Any] = {
@@ -126,7 +126,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
         "num_params": engine.num_params,
         "world_size": loop.comm.world_size,
         "start_s": ready - started,
-        "train_s": time.time() - ready,
+        "train_s": time.monotonic() - ready,
         "deepspeed": engine.config,
     }
     save(run_folder / "model")

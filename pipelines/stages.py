@@ -27,7 +27,7 @@ from pipelines.session import one_ray_session, ray_session
 
 def run(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
     """Assess, train, evaluate, register; with `gate` also judge. On resume finished stages are not done again."""
-    started = time.time()
+    started = time.monotonic()
     seconds: dict[str, float] = {}
     _check_resume(config, run, trains=not run.model.exists())
     outcome: dict[str, Any] = {}
@@ -41,15 +41,15 @@ def run(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
                 if config.run.resume and done.exists():
                     say(f"{name}: done before")
                     continue
-                begun = time.time()
+                begun = time.monotonic()
                 stage(config, run, say, tracker)
-                seconds[f"{name}_s"] = round(time.time() - begun, 1)
+                seconds[f"{name}_s"] = round(time.monotonic() - begun, 1)
         for name, wanted, last in (("register", config.tracking.enabled, register), ("promote", config.gate, promote)):
             if wanted:
-                begun = time.time()
+                begun = time.monotonic()
                 outcome |= last(config, run, say)
-                seconds[f"{name}_s"] = round(time.time() - begun, 1)
-    say(f"{', '.join(f'{name[:-2]} {value} s' for name, value in seconds.items())}; all {time.time() - started:.0f} s")
+                seconds[f"{name}_s"] = round(time.monotonic() - begun, 1)
+    say(f"{', '.join(f'{name[:-2]} {value} s' for name, value in seconds.items())}; all {time.monotonic() - started:.0f} s")
     return _result(run) | outcome
 
 

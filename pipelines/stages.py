@@ -49,7 +49,9 @@ def run(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
                 begun = time.monotonic()
                 outcome |= last(config, run, say)
                 seconds[f"{name}_s"] = round(time.monotonic() - begun, 1)
-    say(f"{', '.join(f'{name[:-2]} {value} s' for name, value in seconds.items())}; all {time.monotonic() - started:.0f} s")
+    say(
+        f"{', '.join(f'{name[:-2]} {value} s' for name, value in seconds.items())}; all {time.monotonic() - started:.0f} s"
+    )
     return _result(run) | outcome
 
 

@@ -16,6 +16,7 @@ from cpl_ray.errors import ResumeError
 from tests.distributed.launch import run_workers
 from tests.distributed.test_resume import train_once
 from tests.faults import mounts, shim
+from tests.faults.tearing import cut, flip
 from tests.faults.training import EVERY, STEPS, config_of, parts, same, steps
 
 pytestmark = pytest.mark.distributed
@@ -52,41 +53,32 @@ def test_full_disk_ends_all_ranks_with_a_message_and_room_mends_it_world_2(tmp_p
 
 @pytest.mark.skipif(not shim.POSSIBLE, reason=shim.WHY_NOT)
 def test_every_nth_write_fails_and_attempts_end_at_the_same_bits_world_1(tmp_path: Path) -> None:
-    variables = shim.failing_storage(shim.build(tmp_path), tmp_path / "not yet", every=EVERY)
-    (one,) = training("failing", str(tmp_path), **variables)
-    assert len(one["said"]) >= 3
-    for said in one["said"]:
-        assert "Input/output error" in said
-        assert str(tmp_path / "failing") in said
-    assert one["same"], one["said"]
-    assert one["steps"] == list(range(1, STEPS + 1))
-    assert one["parts"] == []
-
-
-def _cut(folder: Path, pattern: str) -> None:
-    path = next(folder.rglob(pattern))
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def _flip(folder: Path, pattern: str) -> None:
-    path = next(folder.rglob(pattern))
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+    variables = shim.failing_storage(shim.build(tmp_path), tmp_path / "not yet", every=EVERY[0])
+    found = training("failing", str(tmp_path), **variables)
+    for every, one in zip(EVERY, found, strict=True):
+        assert one["said"], every
+        for said in one["said"]:
+            assert "Input/output error" in said, every
+            assert str(tmp_path / f"failing-{every}") in said, every
+        assert one["same"], (every, one["said"])
+        assert one["steps"] == list(range(1, STEPS + 1)), every
+        assert one["parts"] == [], every
+    files = {said.split("/")[-1] for one in found for said in one["said"]}
+    assert len(files) > 2, files
 
 
 def _half_written(folder: Path) -> None:
     folder.rename(folder.with_name(f".{folder.name}.part"))
-    _cut(folder.with_name(f".{folder.name}.part"), "*optim_states.pt")
+    cut(folder.with_name(f".{folder.name}.part"), "*optim_states.pt")
 
 
 TORN: dict[str, tuple[Callable[[Path], None], bool]] = {
-    "a shard is cut": (lambda folder: _cut(folder, "*optim_states.pt"), False),
-    "a bit of a shard": (lambda folder: _flip(folder, "*optim_states.pt"), False),
-    "a bit of the weights": (lambda folder: _flip(folder, "*model_states.pt"), False),
+    "a shard is cut": (lambda folder: cut(folder, "*optim_states.pt"), False),
+    "a bit of a shard": (lambda folder: flip(folder, "*optim_states.pt"), False),
+    "a bit of the weights": (lambda folder: flip(folder, "*model_states.pt"), False),
     "a rank's file is gone": (lambda folder: (folder / "rank_00000.safetensors").unlink(), False),
-    "the state is cut": (lambda folder: _cut(folder, "state.json"), False),
-    "the manifest is cut": (lambda folder: _cut(folder, "manifest.json"), False),
+    "the state is cut": (lambda folder: cut(folder, "state.json"), False),
+    "the manifest is cut": (lambda folder: cut(folder, "manifest.json"), False),
     "the manifest is another list": (lambda folder: (folder / "manifest.json").write_text("[1]"), False),
     "the manifest is gone": (lambda folder: (folder / "manifest.json").unlink(), True),
     "half written": (_half_written, True),

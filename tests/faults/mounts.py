@@ -1,7 +1,9 @@
 """File systems of limited size, and ones that become read-only, in a mount namespace that nobody else sees."""
 
 import os
+import shutil
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,13 @@ def _mount(*arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def _unmount(folder: Path) -> None:
+    deadline = time.monotonic() + 20
+    while not _did("umount", str(folder)):
+        assert time.monotonic() < deadline, f"{folder} is still in use"
+        time.sleep(0.2)
+
+
 @dataclass(frozen=True)
 class Tmpfs:
     """A file system in memory; only for processes in a namespace of their own."""
@@ -39,6 +48,18 @@ class Tmpfs:
 
     def resize(self, num_bytes: int) -> None:
         _mount("-o", f"remount,size={num_bytes}", str(self.folder))
+
+    def fill(self, spare: int) -> None:
+        """Leave `spare` bytes of room, as if others had taken the rest. Others may be writing just now."""
+        deadline = time.monotonic() + 10
+        while True:
+            usage = shutil.disk_usage(self.folder)
+            if _did("mount", "-o", f"remount,size={usage.used + spare}", str(self.folder)):
+                return
+            assert time.monotonic() < deadline, f"{self.folder} could not be filled, {usage.used} bytes are used"
+
+    def unmount(self) -> None:
+        _unmount(self.folder)
 
     def writable(self, wanted: bool) -> None:
         """Refused by the system while a file there is open for writing."""
@@ -71,4 +92,4 @@ class Disk:
         _mount("-o", "remount,abort", str(self.folder))
 
     def unmount(self) -> None:
-        subprocess.run(["umount", str(self.folder)], check=True)
+        _unmount(self.folder)

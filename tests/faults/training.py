@@ -20,7 +20,7 @@ from tests.distributed.test_resume import make_config, train_once
 from tests.faults.mounts import Tmpfs
 
 STEPS = 8
-EVERY = 37
+EVERY = (37, 41, 47, 59)  # more than the calls from one checkpoint to the next, or no attempt would come further
 ATTEMPTS = 40
 LARGE = 1 << 28
 
@@ -76,12 +76,15 @@ def on_full_storage(place: str) -> dict[str, Any]:
     }
 
 
-def on_failing_storage(place: str) -> dict[str, Any]:
+def on_failing_storage(place: str) -> list[dict[str, Any]]:
     """Train while every so many-th write fails, as often as it takes; one rank."""
     calm = train_once(config_of(), Path(place, "calm"))
-    folder = Path(place, "failing")
+    return [_attempts(Path(place, f"failing-{every}"), every, calm) for every in EVERY]
+
+
+def _attempts(folder: Path, every: int, calm: dict[str, torch.Tensor]) -> dict[str, Any]:
     folder.mkdir()
-    os.environ["CPL_FAULT_PREFIX"] = str(folder)
+    os.environ |= {"CPL_FAULT_PREFIX": str(folder), "CPL_FAULT_EVERY": str(every)}
     said: list[str] = []
     while len(said) < ATTEMPTS:
         try:
@@ -97,5 +100,6 @@ if __name__ == "__main__":
     what, where = sys.argv[1:]
     if what == "full":
         Tmpfs(Path(where, "small")).mount(LARGE)  # before the ranks are forked off, so that all see it
-    world, train = (2, on_full_storage) if what == "full" else (1, on_failing_storage)
-    print(json.dumps(run_workers(train, world, where)))
+        print(json.dumps(run_workers(on_full_storage, 2, where)))
+    else:
+        print(json.dumps(run_workers(on_failing_storage, 1, where)[0]))

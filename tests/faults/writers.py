@@ -22,7 +22,7 @@ from tests.faults.mounts import Tmpfs
 
 SMALL, LARGE = 1 << 20, 1 << 26
 ROUNDS = 60
-EVERY = (2, 5, 7, 11, 16)
+EVERY = (37, 41, 53)  # more than the calls of any one writer, or it would fail for ever
 
 
 def _tensors(folder: Path, value: int) -> None:
@@ -112,30 +112,29 @@ def _part_of(value: int) -> dict[str, list[Row]]:
 
 
 def failing(folder: Path) -> dict[str, Any]:
-    """Write into an empty folder again and again while some calls fail; what is acknowledged is there, what is not is the one before."""
+    """Write into an empty folder again and again while some calls fail: what was acknowledged is there."""
     wrong: list[str] = []
-    failures = {"text": 0, "assessment": 0, "ledger": 0, "records": 0}
-    names = ("text", "assessment", "ledger")
-    known = dict.fromkeys(names, -1)
-    for value in range(ROUNDS):
-        made: dict[str, Callable[[], None]] = {
-            "text": lambda value=value: atomic_write_text(folder / "text", str(value)),
-            "assessment": lambda value=value: write_assessment(folder / "assessment", _part_of(value), {}),
-            "ledger": lambda value=value: write_ledger(folder / "ledger", _ledger_of(value)),
-        }
-        for name, write in made.items():
+    failures = {"records": 0}
+    made: dict[str, Callable[[int], None]] = {
+        "text": lambda value: atomic_write_text(folder / "text", str(value)),
+        "assessment": lambda value: write_assessment(folder / "assessment", _part_of(value), {}),
+        "ledger": lambda value: write_ledger(folder / "ledger", _ledger_of(value)),
+    }
+    for name, write in made.items():
+        failures[name], known = 0, -1
+        for value in range(ROUNDS):
+            before, known = known, value
             try:
-                write()
-                known[name] = value
+                write(value)
             except OSError as error:
+                known = before
                 failures[name] += 1
                 if error.filename is None or not str(error.filename).startswith(str(folder)):
                     wrong.append(f"{name} {value}: {error!r} names no file")
-            if _value_of(folder, name) not in {known[name], value if name != "assessment" else known[name]}:
-                wrong.append(f"{name} holds {_value_of(folder, name)}, acknowledged is {known[name]}")
-            known[name] = _value_of(folder, name)
+            if _value_of(folder, name) != known:
+                wrong.append(f"{name} holds {_value_of(folder, name)}, acknowledged is {known}")
     step = 0
-    while step < ROUNDS:
+    while step < ROUNDS and failures["records"] < 10 * ROUNDS:
         try:
             recorder = Recorder(folder / "metrics.jsonl", step)
             try:

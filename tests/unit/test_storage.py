@@ -50,7 +50,9 @@ def test_what_cannot_be_written_leaves_the_old_and_says_where(tmp_path: Path, wh
 @pytest.mark.skipif(not shim.POSSIBLE, reason=shim.WHY_NOT)
 def test_every_nth_write_fails_and_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
     place = tmp_path / "storage"
-    found = writers("failing", str(place), **shim.failing_storage(shim.build(tmp_path), tmp_path / "not yet", every=2))
+    found = writers(
+        "failing", str(place), **shim.failing_storage(shim.build(tmp_path), tmp_path / "not yet", every=EVERY[0])
+    )
     assert set(found) == {str(every) for every in EVERY}
     for every, one in found.items():
         assert one["wrong"] == [], every
@@ -66,7 +68,7 @@ def test_a_failure_gets_the_file_that_libraries_leave_out() -> None:
         assert told is not None
         assert str(told).startswith("cannot write /runs/model: No space left on device; free some space there")
     with pytest.raises(FileNotFoundError) as missing, writing("/runs/model"):
-        open("/nowhere/at/all")
+        Path("/nowhere/at/all").read_text()
     assert storage_error(missing.value) is None
     with pytest.raises(RuntimeError, match="shapes"), writing("/runs/model"):
         raise RuntimeError("shapes differ")

@@ -44,14 +44,15 @@ def main() -> None:
         f"data.injection={files['new']}",
     ]
     wanted = [f"propose.template={options.template}", f"propose.items={options.items}"]
-    more = [f"propose.candidates={options.candidates}", "propose.held_out=0", "run.name=proxy"]
+    more = [f"propose.candidates={options.candidates}", "propose.held_out=0", "run.name=proposed"]
     held_out = f"data.mastered_held_out={files['old_test']}"
     real = f"data.mastered={files['old_train']}"  # brought sets come together; proposing looks at the others only
     cpl("propose", config, [*same, real, held_out, *wanted, *more])
-    kept = sum(1 for _ in (out / "proxy" / "proposed.jsonl").open(encoding="utf-8"))
+    proposed = out / "proposed" / "proposed.jsonl"
+    kept = sum(1 for _ in proposed.open(encoding="utf-8"))
     trained = {
         "real": [real],
-        "proxy": [f"data.mastered={out / 'proxy' / 'proposed.jsonl'}"],
+        "proxy": [f"data.mastered={proposed}"],
         "none": [real, "train.rule=none"],
     }
     rows = {}

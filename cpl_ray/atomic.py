@@ -8,8 +8,10 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from cpl_ray.storage import writing
 
 _PART = ".part-"
 
@@ -19,7 +21,7 @@ def _sibling(path: Path) -> Path:
     return path.with_name(f".{path.name}{_PART}{os.getpid()}-{secrets.token_hex(4)}")
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_names(folder: Path) -> None:
     """Make renames inside `folder` survive a power loss, where the file system knows how."""
     try:
         handle = os.open(folder, os.O_RDONLY)
@@ -43,15 +45,17 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _sibling(path)
     try:
-        with open(part, "xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
+        with writing(path):
+            with open(part, "xb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(part, path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # what hindered writing may hinder deleting; the first failure is the one to be told
+            part.unlink(missing_ok=True)
         raise
-    _flush_folder(path.parent)
+    flush_names(path.parent)
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
@@ -70,22 +74,39 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     part = _sibling(path)
     part.mkdir()
     try:
-        yield part
-        for file in part.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as stream:
-                    os.fsync(stream.fileno())
-        if path.exists():
-            old = _sibling(path)
-            os.replace(path, old)
-            os.replace(part, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(part, path)
+        with writing(path):
+            yield part
+            flush_files(part)
+            if path.exists():
+                old = _sibling(path)
+                os.replace(path, old)
+                try:
+                    os.replace(part, path)
+                except OSError:
+                    os.replace(old, path)
+                    raise
+                shutil.rmtree(old, ignore_errors=True)  # the new one is there; a resumed run deletes the rest
+            else:
+                os.replace(part, path)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    _flush_folder(path.parent)
+    flush_names(path.parent)
+
+
+def flush_files(folder: Path) -> None:
+    """Make all files in `folder` and below, and their names, survive a power loss.
+
+    Raises:
+        OSError: the storage could not take them.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as stream, writing(path):
+                os.fsync(stream.fileno())
+        elif path.is_dir():
+            flush_names(path)
+    flush_names(folder)
 
 
 def remove_leftovers(folder: Path) -> list[Path]:

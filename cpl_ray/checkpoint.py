@@ -14,20 +14,26 @@ from typing import Any, Protocol
 import torch
 from safetensors.torch import load_file, save_file
 
+from cpl_ray.atomic import atomic_write_text, flush_files, flush_names
 from cpl_ray.collectives import Collectives
-from cpl_ray.errors import ResumeError
+from cpl_ray.errors import ResumeError, StorageError
 from cpl_ray.optimizer import CPLOptimizer
-from cpl_ray.rundir import atomic_write_text
+from cpl_ray.state_bytes import state_bytes
+from cpl_ray.storage import refusal, writing
 
 FORMAT_VERSION = 1
 """Of checkpoints; those without a version are of the first."""
 RNG = "rng."
+PARTS = ".step_*.part"
+"""Checkpoints being written, and what is left of those that were not finished."""
 
 
 class Saves(Protocol):
     """What a checkpoint needs of an engine."""
 
     optimizer: CPLOptimizer
+    replicas: int
+    """Ranks that hold the same state: all of them, or one where it is partitioned."""
 
     @property
     def device(self) -> torch.device: ...
@@ -60,20 +66,26 @@ class Checkpoint:
         for name, digest in self.files.items():
             path = self.folder / name
             if not path.is_file() or _sha256(path) != digest:
-                raise ResumeError(
-                    f"checkpoint file {path} is missing or damaged; delete the folder {self.folder.name} "
-                    "to resume from the checkpoint before it"
-                )
+                raise _damaged(self.folder, path)
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the newest complete checkpoint below `folder`, or None."""
+    """Return the newest complete checkpoint below `folder`, or None.
+
+    Raises:
+        ResumeError: its manifest is damaged.
+    """
     found = sorted(path for path in folder.glob("step_*") if (path / "manifest.json").is_file())
     if not found:
         return None
-    manifest = json.loads((found[-1] / "manifest.json").read_text(encoding="utf-8"))
-    about = (manifest[key] for key in ("step", "world_size", "zero_stage", "files"))
-    return Checkpoint(found[-1], *about, manifest.get("format_version", 1))
+    path = found[-1] / "manifest.json"
+    try:
+        manifest = json.loads(path.read_bytes())
+        step, world_size, zero_stage = (int(manifest[name]) for name in ("step", "world_size", "zero_stage"))
+        version = int(manifest.get("format_version", 1))
+        return Checkpoint(found[-1], step, world_size, zero_stage, dict(manifest["files"]), version)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(found[-1], path) from error
 
 
 def check_resumable(checkpoint: Checkpoint, *, world_size: int, zero_stage: int) -> None:
@@ -103,27 +115,68 @@ def check_resumable(checkpoint: Checkpoint, *, world_size: int, zero_stage: int)
 def save_checkpoint(
     engine: Saves, comm: Collectives, folder: Path, *, step: int, zero_stage: int, state: dict[str, Any], keep: int
 ) -> None:
-    """Write a checkpoint into the shared run folder; all ranks call. Older ones beyond `keep` are then deleted."""
+    """Write a checkpoint into the shared run folder; all ranks call. Older ones beyond `keep` are then deleted.
+
+    Raises:
+        StorageError: there is no room for it, or the folder is read-only; on every rank, before anything is written.
+        OSError: writing failed, perhaps on this rank alone; the others wait for it, so somebody has to end them.
+    """
     part = folder / f".step_{step:08d}.part"
+    _check_room(engine, comm, folder)
     if comm.rank == 0:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+        with writing(part):
+            part.mkdir()
     comm.barrier()
-    engine.save(part)
-    save_file({**engine.optimizer.mastered_tensors(), **_random_state(engine.device)}, _rank_file(part, comm.rank))
-    comm.barrier()
+    try:
+        with writing(part):
+            engine.save(part)
+        own = _rank_file(part, comm.rank)
+        with writing(own):
+            save_file({**engine.optimizer.mastered_tensors(), **_random_state(engine.device)}, own)
+        comm.barrier()
+        if comm.rank == 0:
+            with writing(part):
+                _complete(part, step, comm.world_size, zero_stage, state)
+                final = folder / f"step_{step:08d}"
+                shutil.rmtree(final, ignore_errors=True)  # of a lost attempt: the same bytes
+                part.rename(final)
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)  # its room may be all there is for saying what happened
+        raise
     if comm.rank == 0:
-        (part / "state.json").write_text(json.dumps(state), encoding="utf-8")
-        files = {str(p.relative_to(part)): _sha256(p) for p in sorted(part.rglob("*")) if p.is_file()}
-        manifest = {"format_version": FORMAT_VERSION, "step": step, "world_size": comm.world_size}
-        manifest |= {"zero_stage": zero_stage, "files": files}
-        atomic_write_text(part / "manifest.json", json.dumps(manifest, indent=1))
-        final = folder / f"step_{step:08d}"
-        shutil.rmtree(final, ignore_errors=True)  # of a lost attempt: the same bytes
-        part.rename(final)
+        flush_names(folder)
         for old in sorted(folder.glob("step_*"))[:-keep]:
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)  # what cannot be deleted now is when the next one is there
     comm.barrier()
+
+
+def _complete(part: Path, step: int, world_size: int, zero_stage: int, state: dict[str, Any]) -> None:
+    """Add the loop's state and, last, the digests of all files; everything is on disk when this returns."""
+    (part / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    flush_files(part)
+    files = {str(p.relative_to(part)): _sha256(p) for p in sorted(part.rglob("*")) if p.is_file()}
+    about = {"format_version": FORMAT_VERSION, "step": step, "world_size": world_size, "zero_stage": zero_stage}
+    manifest = {**about, "files": files}
+    atomic_write_text(part / "manifest.json", json.dumps(manifest, indent=1))
+
+
+def _check_room(engine: Saves, comm: Collectives, folder: Path) -> None:
+    """Delete what unfinished checkpoints left and see that the next one has room, as far as can be told beforehand.
+
+    Raises:
+        StorageError: it has none; on every rank.
+    """
+    kept = sum(tensor.numel() * tensor.element_size() for tensor in engine.optimizer.flat_params)
+    num_bytes = comm.sum([float(kept + state_bytes(engine.optimizer))])[0] / engine.replicas
+    problem: StorageError | None = None
+    if comm.rank == 0:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(PARTS):
+            shutil.rmtree(left, ignore_errors=True)
+        problem = refusal(folder, int(num_bytes))
+    if comm.max(int(problem is not None)):
+        raise problem or StorageError(f"no checkpoint can be written into {folder} (see rank 0)")
 
 
 def load_checkpoint(engine: Saves, comm: Collectives, checkpoint: Checkpoint, *, zero_stage: int) -> dict[str, Any]:
@@ -157,6 +210,13 @@ def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
     if device.type == "cuda":
         states[f"{RNG}cuda"] = torch.cuda.get_rng_state(device)
     return states
+
+
+def _damaged(folder: Path, path: Path) -> ResumeError:
+    return ResumeError(
+        f"checkpoint file {path} is missing or damaged; delete the folder {folder.name} "
+        "to resume from the checkpoint before it"
+    )
 
 
 def _rank_file(folder: Path, rank: int) -> Path:

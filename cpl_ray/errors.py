@@ -28,6 +28,10 @@ class LayoutError(UserError):
     """The optimizer's tensors cannot be told apart by parameter, as after a change inside DeepSpeed. Exit code 1."""
 
 
+class StorageError(UserError):
+    """A place that cannot be written: full, read-only, or broken; nothing half-written counts. Exit code 1."""
+
+
 class ResumeError(UserError):
     """A run that cannot be continued as asked, refused before anything is loaded. Exit code 3."""
 

@@ -11,7 +11,7 @@ import logging
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from cpl_ray.guard import Guard
 from cpl_ray.inside_budget import learns_more_inside
 from cpl_ray.layer_shares import LayerShares
 from cpl_ray.layout import Layout
+from cpl_ray.loop_state import LoopState
 from cpl_ray.passes import Passes, RowSource
 from cpl_ray.probes.base import Probe
 from cpl_ray.recorder import Recorder
@@ -41,33 +42,6 @@ MEANS = ("collaborative_share", "conflict_share", "zero_share", "flip_rate", "mo
 
 class TrainEngine(Engine, Saves, Protocol):
     """An engine that trains and can be checkpointed."""
-
-
-@dataclass
-class LoopState:
-    """What a checkpoint holds of the loop."""
-
-    step: int = 0
-    """Updates done."""
-    captures: int = 0
-    """Mastered gradients captured."""
-    stopped: bool = False
-    """Whether the learned target was reached."""
-    evaluations: int = 0
-    """Evaluations done."""
-    moved_against: float = 0.0
-    """Stored values that moved against g_M, summed over updates; 0 with the mask on the update."""
-    guard: dict[str, int] = field(default_factory=dict)
-    """Updates that the guard watched, by outcome; empty without one."""
-    sums: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    last_evaluation: dict[str, float] = field(default_factory=dict)
-    inside_budget: dict[str, float] = field(default_factory=dict)
-    """The evaluation that learned most inside the forgetting budget; its model was kept."""
-
-    def mean(self, name: str) -> float | None:
-        """Return the mean over updates of a share, or None if it was never measured."""
-        return self.sums[name] / self.counts[name] if self.counts.get(name) else None
 
 
 class TrainingLoop:
@@ -271,6 +245,7 @@ class TrainingLoop:
     def _checkpoint(self) -> None:
         if self._run_folder is not None:
             started = time.perf_counter()
+            self._recorder.sync()
             save_checkpoint(
                 self.engine,
                 self.comm,

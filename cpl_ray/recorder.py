@@ -1,11 +1,15 @@
 """Append records to a run's metrics.jsonl, without a duplicate step after a resume."""
 
 import json
+import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from cpl_ray.rundir import atomic_write_text
+from cpl_ray.atomic import atomic_write_text
+from cpl_ray.metrics_log import parse_record
+from cpl_ray.storage import writing
 
 
 class Recorder:
@@ -25,25 +29,38 @@ class Recorder:
         self._stream = path.open("a", encoding="utf-8")
 
     def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """Append one record and flush it, so that a follower sees it at once."""
+        """Append one record and flush it, so that a follower sees it at once.
+
+        Raises:
+            OSError: it could not be written, or only a part of it; the next attempt removes that.
+        """
         if self._stream is not None:
             record = {"step": step, "kind": kind, "time": round(time.time(), 3), **values}
-            self._stream.write(json.dumps(record) + "\n")
-            self._stream.flush()
+            with writing(self._stream.name):
+                self._stream.write(json.dumps(record) + "\n")
+                self._stream.flush()
+
+    def sync(self) -> None:
+        """Bring everything to disk: a checkpoint must not survive a power loss that its records do not.
+
+        Raises:
+            OSError: the storage could not take it.
+        """
+        if self._stream is not None:
+            with writing(self._stream.name):
+                os.fsync(self._stream.fileno())
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; what could not be written was told when it was tried."""
         if self._stream is not None:
-            self._stream.close()
+            with suppress(OSError):
+                self._stream.close()
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # torn by the crash
-            continue
-        if record["step"] <= step and line.endswith("\n"):
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        record = parse_record(line)  # None: torn by the crash
+        if record is not None and record.step <= step and line.endswith("\n"):
             kept.append(line)
     return kept

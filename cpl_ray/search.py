@@ -110,7 +110,7 @@ class _Keeper(TrialProgressCallback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         index = trial.config["trial"]
-        self._began[index] = time.time()
+        self._began[index] = time.monotonic()
         self._watcher.started(self._book.trials[index])
 
     def on_trial_result(
@@ -136,7 +136,7 @@ class _Keeper(TrialProgressCallback):
         self._orphans.release_all(_PATIENCE_S)
 
     def _seconds(self, index: int) -> float:
-        return round(time.time() - self._began[index], 1)
+        return round(time.monotonic() - self._began[index], 1)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (tune.Callback, ())

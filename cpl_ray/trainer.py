@@ -162,14 +162,18 @@ def _interruptible() -> Iterator[None]:
 
 def _failure(error: ray.train.TrainingFailedError, path: Path) -> str:
     """Write all that Ray knows of a failed training to `path`; return what each worker raised, in one line."""
-    atomic_write_text(path, f"{error}\n")
+    try:
+        atomic_write_text(path, f"{error}\n")
+        more = f"All that is known of it is in {path}"
+    except OSError as hindered:  # the run folder may be the very thing that failed
+        more = f"{path} could not be written ({hindered.strerror})"
     failures = error.worker_failures if isinstance(error, ray.train.WorkerGroupError) else {}
     raised = {f" on worker {rank}": cause for rank, cause in sorted(failures.items())} or {"": error}
     lines = []
     for where, cause in raised.items():
         text = [line.strip() for line in str(cause).splitlines() if line.strip()]
         lines.append(f"{where}: {type(cause).__name__}{f' ({text[-1][:SHOWN_CHARACTERS]})' if text else ''}")
-    return f"training failed{';'.join(lines)}. All that is known of it is in {path}"
+    return f"training failed{';'.join(lines)}. {more}"
 
 
 def _stream(assessment: Assessment, encoder: Encoder, side: str) -> ray.data.Dataset:

@@ -65,7 +65,7 @@ def _train(job: dict[str, Any], place: Place) -> dict[str, Any]:
     from cpl_ray.vision import load_vision
 
     run_folder = Path(job["run_folder"])
-    started = time.time()
+    started = time.monotonic()
     versions = {"torch": torch.__version__, "ray": ray.__version__}
     _log.info("the worker has started", extra=event("worker", model=config.model, rule=config.train.rule, **versions))
     if not config.cluster.use_gpu:
@@ -120,7 +120,7 @@ def _train(job: dict[str, Any], place: Place) -> dict[str, Any]:
         probe=build_probe(config, job["probe"]) if job.get("probe") else None,
         place=place,
     )
-    ready = time.time()
+    ready = time.monotonic()
     state = loop.run()
     kept_bytes = loop.comm.sum([float(state_bytes(engine.optimizer))])[0] / engine.replicas
     summary: dict[str, Any] = {
@@ -139,13 +139,13 @@ def _train(job: dict[str, Any], place: Place) -> dict[str, Any]:
         "num_params": engine.num_params,
         "world_size": loop.comm.world_size,
         "start_s": ready - started,
-        "train_s": time.time() - ready,
+        "train_s": time.monotonic() - ready,
         "loop_s": loop.seconds,
         "deepspeed": engine.config,
     }
-    saving = time.time()
+    saving = time.monotonic()
     save(run_folder / "model")
-    summary["save_s"] = time.time() - saving
+    summary["save_s"] = time.monotonic() - saving
     if loop.comm.rank == 0:
         atomic_write_text(run_folder / SUMMARY, json.dumps(summary, indent=1))
         _log.info("model and summary are written", extra=event("saved", train_s=summary["train_s"]))

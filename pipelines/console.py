@@ -22,10 +22,11 @@ from typing import Annotated, Any
 import typer
 
 from cpl_ray.config import Config
-from cpl_ray.errors import UserError
+from cpl_ray.errors import StorageError, UserError
 from cpl_ray.loading import load_config
 from cpl_ray.notices import notices
 from cpl_ray.rundir import RunDir, atomic_write_text
+from cpl_ray.storage import storage_error
 from pipelines.voice import EventFormatter, Say, Voice
 
 EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -113,13 +114,15 @@ def execute(outcome: Outcome, work: Callable[[], dict[str, Any]], show: Callable
         raise typer.Exit(EXIT_FAILED) from None
     except Exception as error:  # the last line of defence: whatever happened becomes a message and an exit code
         known = user_error(error)
+        if isinstance(known, StorageError) and outcome.again:
+            known = StorageError(f"{known} with: {outcome.again}")
         if outcome.verbose or debugging():
             outcome.say(traceback.format_exc().rstrip(), event="traceback")
         if known is not None:
             if known.exit_code == EXIT_FAILED and outcome.run is not None:
-                _write_traceback(outcome)  # so that a list of runs can tell this one from an interrupted one
+                _write_traceback(outcome.run.root)  # so that a list of runs can tell this one from an interrupted one
             _fail(outcome, known.exit_code, type(known).__name__, str(known))
-        place = _write_traceback(outcome)
+        place = (outcome.run and _write_traceback(outcome.run.root)) or _temporary_traceback()
         first_line = str(error).strip().split("\n", 1)[0]
         message = (
             f"cpl {outcome.verb} failed unexpectedly: {type(error).__name__}: {first_line}\n"
@@ -189,6 +192,8 @@ def user_error(error: BaseException) -> UserError | None:
         # Ray also derives a class from ours on the fly, whose text is a traceback: only our own classes count
         if isinstance(one, UserError) and not hasattr(one, "worker_failures") and not hasattr(one, "cause"):
             return one
+        if isinstance(one, OSError) and (told := storage_error(one)):
+            return told
         attributes = vars(one)
         waiting += [one.__cause__, attributes.get("cause")]
         failures = attributes.get("worker_failures") or attributes.get("_worker_failures")
@@ -201,20 +206,22 @@ def _fail(outcome: Outcome, exit_code: int, kind: str, message: str, **more: str
     outcome.finish(exit_code, {"error": {"type": kind, "message": message} | more})
 
 
-def _write_traceback(outcome: Outcome) -> Path:
-    """Write the current exception's traceback into the run folder, or a temporary file where that is not possible."""
-    text = traceback.format_exc()
-    if outcome.run is not None and outcome.run.root.is_dir():
-        path = outcome.run.root / f"failure-{datetime.now():%Y%m%d-%H%M%S}.txt"
-        try:
-            atomic_write_text(path, text)
-        except OSError:  # the run folder may be the very thing that failed
-            pass
-        else:
-            return path
+def _write_traceback(folder: Path) -> Path | None:
+    """Write the current exception's traceback into a run folder; None where that is not possible."""
+    if not folder.is_dir():
+        return None
+    path = folder / f"failure-{datetime.now():%Y%m%d-%H%M%S}.txt"
+    try:
+        atomic_write_text(path, traceback.format_exc())
+    except OSError:  # the run folder may be the very thing that failed
+        return None
+    return path
+
+
+def _temporary_traceback() -> Path:
     handle, name = tempfile.mkstemp(prefix="cpl-failure-", suffix=".txt")
     with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(text)
+        stream.write(traceback.format_exc())
     return Path(name)
 
 

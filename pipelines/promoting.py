@@ -33,7 +33,7 @@ def measured(config: Config, run: RunDir, say: Say, challenge: "Challenge") -> E
     from cpl_ray.promotion import rival_folder
     from cpl_ray.rescoring import Asked, measure
 
-    started = time.time()
+    started = time.monotonic()
     assessment = read_assessment(run.assessment)
     records = read_ledger(run.flips).select(["id", "after_correct"]).to_pylist()
     asked = Asked.of(assessment, {record["id"]: record["after_correct"] is True for record in records})
@@ -62,7 +62,7 @@ def measured(config: Config, run: RunDir, say: Say, challenge: "Challenge") -> E
             champion_is_base=_trained_from(asking, rival.tags.get("model_digest")),
             same_test_set=_same_test_set(assessment, challenge),
         )
-    say(f"asked again in {time.time() - started:.1f} s")
+    say(f"asked again in {time.monotonic() - started:.1f} s")
     return Evidence(comparison, noise)
 
 

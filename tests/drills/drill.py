@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ optimizer: {lr: 1.0e-4, weight_decay: 0.1}
 cluster: {num_workers: 2}
 zero_stage: 2
 """
-TIMEOUT_S = 400
+TIMEOUT_S = 900
 ATTEMPTS = 4
 
 
@@ -69,6 +69,8 @@ class Drill:
     faults: list[str]
     """What differs from an undisturbed run; empty: survived."""
     seconds: float
+    messages: list[str] = field(default_factory=list)
+    """The last line that each failed command printed."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -134,15 +136,19 @@ def run_drill(world: World, name: str, kind: str, at_s: float, calm: Path) -> Dr
 
 
 def _ended(process: Any) -> int:
-    """Wait for a command; one that hangs is killed with all it started, and counts as failed."""
+    return ended(process)[0]
+
+
+def ended(process: Any) -> tuple[int, str]:
+    """Wait for a command and return its exit code and stderr; one that hangs is killed with all, and counts as -1."""
     try:
-        process.communicate(timeout=TIMEOUT_S)
+        _, said = process.communicate(timeout=TIMEOUT_S)
     except Exception:  # subprocess.TimeoutExpired, or a pipe that a killed child keeps open
         for one in [*marked(process), psutil.Process(process.pid)]:
             one.kill()
         process.wait()
-        return -1
-    return int(process.returncode)
+        return -1, ""
+    return int(process.returncode), said
 
 
 def differences(folder: Path, calm: Path) -> list[str]:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from cpl_ray.config import Config
 from cpl_ray.errors import NonFiniteError
 from cpl_ray.guard import guard_summary, safe_share
-from cpl_ray.loop import LoopState, TrainingLoop
+from cpl_ray.loop import TrainingLoop
+from cpl_ray.loop_state import LoopState
 from cpl_ray.notices import notices
 from tests.oracle import transcription
 from tests.oracle.plain_engine import PlainEngine

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from cpl_ray.config import Config
-from cpl_ray.loop import LoopState, TrainingLoop
+from cpl_ray.loop import TrainingLoop
+from cpl_ray.loop_state import LoopState
 from tests.oracle import transcription
 from tests.oracle.plain_engine import PlainEngine
 from tests.oracle.toy import Rowset, toy_items, toy_model

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cpl_ray.config import Config
-from cpl_ray.loop import LoopState, TrainingLoop
+from cpl_ray.loop import TrainingLoop
+from cpl_ray.loop_state import LoopState
 from cpl_ray.metrics_log import read_records
 from tests.oracle import transcription
 from tests.oracle.plain_engine import PlainEngine

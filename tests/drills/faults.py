@@ -1,0 +1,261 @@
+"""Faults of storage, clock and tracking server that a run is given, and how each is mended before it is continued."""
+
+import errno
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.faults import mounts, shim
+from tests.faults.tearing import cut, flip
+from tests.ray.conftest import steps
+from tests.tracking.runs import Server
+
+LARGE = 1 << 29
+SPARE = 1 << 16
+DAY_S = 86_400
+EVERY = 67
+"""A checkpoint of the drill's run is some 40 writing calls of a worker."""
+
+
+@dataclass
+class Fault:
+    """Nothing happens to the run; the others override what they do.
+
+    `said` is what the command has to print (a regular expression) when it ends because of the fault, `mended` the same
+    for a continuation that finds what the fault has left.
+    """
+
+    place: Path
+    """A folder of its own; runs go to `runs` in it."""
+    update: int
+    """Strikes after this update."""
+    said: str = "this fault lets no command fail"
+    mended: str = "this fault lets no continuation fail"
+    not_possible: str = ""
+    """Why it cannot be had on this machine."""
+    variables: dict[str, str] = field(default_factory=dict)
+    arguments: list[str] = field(default_factory=list)
+
+    @property
+    def runs(self) -> Path:
+        return self.place / "runs"
+
+    def begin(self) -> None:
+        self.runs.mkdir(parents=True)
+
+    def due(self, folder: Path) -> bool:
+        return len(steps(folder)) >= self.update
+
+    def strike(self, folder: Path, process: Any) -> None:
+        """Do it, once it is due."""
+
+    def watch(self, folder: Path) -> None:
+        """Do what comes later; called again and again while the command still runs."""
+
+    def heal(self, folder: Path) -> None:
+        """Mend it, after the command has ended."""
+
+    def clear(self, folder: Path) -> None:
+        """Do what a continuation has asked for that refused to go on."""
+
+    def end(self) -> None:
+        """Free what is held."""
+
+
+def _either(place: Path, reason: str) -> str:
+    """Return what matches a line with both the place and the reason."""
+    return f"{re.escape(str(place))}.*({reason})|({reason}).*{re.escape(str(place))}"
+
+
+class FullDisk(Fault):
+    """Others fill the disk."""
+
+    def begin(self) -> None:
+        self.said = _either(self.runs, "No space left on device|disk is full")
+        self.not_possible = "" if mounts.possible() else mounts.WHY_NOT
+        if not self.not_possible:
+            mounts.Tmpfs(self.runs).mount(LARGE)
+
+    def strike(self, folder: Path, process: Any) -> None:
+        mounts.Tmpfs(self.runs).fill(SPARE)
+
+    def heal(self, folder: Path) -> None:
+        mounts.Tmpfs(self.runs).resize(LARGE)
+
+    def end(self) -> None:
+        if not self.not_possible:
+            mounts.Tmpfs(self.runs).unmount()
+
+
+class FullDiskLate(FullDisk):
+    """The same, when the trained model is being asked."""
+
+    def due(self, folder: Path) -> bool:
+        return (folder / "model").exists()
+
+
+class ReadOnly(Fault):
+    """The disk fails and the kernel makes the file system read-only; what was not on disk is lost."""
+
+    def begin(self) -> None:
+        self.said = _either(self.runs, "Read-only file system|Input/output error")
+        self.not_possible = "" if mounts.possible() and mounts.Disk.possible() else mounts.WHY_NOT
+        self.disk = mounts.Disk(self.runs, self.place.with_suffix(".img"))
+        if not self.not_possible:
+            self.disk.make(LARGE)
+
+    def strike(self, folder: Path, process: Any) -> None:
+        self.disk.lose()
+
+    def heal(self, folder: Path) -> None:
+        self.disk.unmount()
+        self.disk.mount()
+
+    def end(self) -> None:
+        if not self.not_possible:
+            self.disk.unmount()
+            self.disk.image.unlink()
+
+
+class FailingWrites(Fault):
+    """Every so many-th writing call of each process below the folder of runs fails."""
+
+    def begin(self) -> None:
+        super().begin()
+        self.said = re.escape(str(self.runs))
+        self.not_possible = "" if shim.POSSIBLE else shim.WHY_NOT
+        self.switch = self.place / "switch"
+        if not self.not_possible:
+            library = shim.build(self.place)
+            self.variables = shim.failing_storage(library, self.runs, every=EVERY, code=errno.EIO, switch=self.switch)
+
+    def due(self, folder: Path) -> bool:
+        return (folder / "assessment").exists()
+
+    def strike(self, folder: Path, process: Any) -> None:
+        self.switch.write_text("")
+
+    def heal(self, folder: Path) -> None:
+        self.switch.unlink(missing_ok=True)
+
+
+class ClockJump(Fault):
+    """The wall clock of all processes jumps; nothing may fail."""
+
+    seconds = DAY_S
+
+    def begin(self) -> None:
+        super().begin()
+        self.not_possible = "" if shim.POSSIBLE else shim.WHY_NOT
+        self.switch = self.place / "switch"
+        if not self.not_possible:
+            self.variables = shim.jumping_clock(shim.build(self.place), self.switch)
+
+    def strike(self, folder: Path, process: Any) -> None:
+        whole = self.switch.with_suffix(".new")
+        whole.write_text(str(self.seconds))
+        whole.rename(self.switch)
+
+
+class ClockBack(ClockJump):
+    """Backwards."""
+
+    seconds = -DAY_S
+
+
+class TornCheckpoint(Fault):
+    """The driver is killed and the newest checkpoint is not what was written."""
+
+    tear: Callable[[Path], None] = staticmethod(lambda checkpoint: cut(checkpoint, "*optim_states.pt"))
+
+    def begin(self) -> None:
+        super().begin()
+        self.mended = "checkpoint file .* is missing or damaged; delete the folder step_"
+
+    def due(self, folder: Path) -> bool:
+        return super().due(folder) and len(self._checkpoints(folder)) > 1
+
+    def strike(self, folder: Path, process: Any) -> None:
+        process.send_signal(signal.SIGKILL)
+
+    def heal(self, folder: Path) -> None:
+        self.tear(self._checkpoints(folder)[-1])
+
+    def clear(self, folder: Path) -> None:
+        shutil.rmtree(self._checkpoints(folder)[-1])
+
+    def _checkpoints(self, folder: Path) -> list[Path]:
+        return [path.parent for path in sorted((folder / "train" / "checkpoints").glob("step_*/manifest.json"))]
+
+
+class HalfCheckpoint(TornCheckpoint):
+    """The driver is killed and the newest checkpoint is half written, still under its hidden name."""
+
+    tear = staticmethod(lambda checkpoint: _hide(checkpoint))
+
+
+def _hide(checkpoint: Path) -> None:
+    hidden = checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.part"))
+    (hidden / "manifest.json").unlink()
+    cut(hidden, "*optim_states.pt")
+
+
+class CorruptShard(Fault):
+    """The driver is killed and a bit of the assessment is another."""
+
+    def begin(self) -> None:
+        super().begin()
+        self.mended = "mastered_train.parquet is not what its manifest says"
+
+    def strike(self, folder: Path, process: Any) -> None:
+        process.send_signal(signal.SIGKILL)
+
+    def heal(self, folder: Path) -> None:
+        flip(folder / "assessment", "mastered_train.parquet")
+
+    def clear(self, folder: Path) -> None:
+        shutil.rmtree(folder / "assessment")  # "run `cpl assess` again": the whole job does
+
+
+class TrackingServer(Fault):
+    """The MLflow server is killed and comes back six updates later; nothing may fail."""
+
+    def begin(self) -> None:
+        super().begin()
+        self.server = Server(self.place)
+        self.server.start()
+        self.arguments = [f"tracking.uri={self.server.uri}"]
+        self.back = False
+
+    def strike(self, folder: Path, process: Any) -> None:
+        self.server.kill()
+
+    def watch(self, folder: Path) -> None:
+        if not self.back and len(steps(folder)) >= min(self.update + 6, 16):
+            self.back = True
+            self.server.start()
+
+    def heal(self, folder: Path) -> None:
+        if self.server.process is None:
+            self.server.start()
+
+    def end(self) -> None:
+        self.server.kill()
+
+
+FAULTS: dict[str, type[Fault]] = {
+    "disk full while training": FullDisk,
+    "disk full while evaluating": FullDiskLate,
+    "disk lost, file system read-only": ReadOnly,
+    "storage fails at every n-th write": FailingWrites,
+    "checkpoint torn": TornCheckpoint,
+    "checkpoint half written": HalfCheckpoint,
+    "shard of the assessment corrupt": CorruptShard,
+    "clock jumps a day ahead": ClockJump,
+    "clock jumps a day back": ClockBack,
+    "kill -9, the MLflow server": TrackingServer,
+}

@@ -19,9 +19,10 @@ from cpl_ray.methods.base import Flat, Method, StepView, UpdateStats
 from cpl_ray.methods.draws import uniform
 from cpl_ray.methods.gem import Gem, GradientMemory, dual
 from cpl_ray.methods.graddrop import GradDrop, positive_share, sign_dropout
-from cpl_ray.methods.products import SPAN, gram
+from cpl_ray.methods.products import gram
 from cpl_ray.methods.projections import AGem, PCGrad
 from cpl_ray.optimizer import CPLOptimizer, Mode
+from cpl_ray.vectors import SPAN
 from cpl_ray.wrapped import WrappedOptimizer
 from tests.oracle.gradients import fed, nearest_in_cone
 

@@ -83,7 +83,7 @@ inline int64_t total(Ints lanes) {
 }
 
 // Steps `n` elements, a multiple of WIDTH. MASKED: `code` holds sign(g_M) and the last class, and gets the new class.
-// SIGNED: `s` is sign(g_M), moves against it are counted.
+// SIGNED: `s` has the sign of g_M, moves against it are counted.
 template <Kind KIND, Form FORM>
 void run(int64_t n, float* __restrict p, const float* __restrict g, float* __restrict m, float* __restrict v,
          const float* __restrict s, int8_t* __restrict code, const Numbers& numbers, Counts& counts) {
@@ -118,7 +118,6 @@ void run(int64_t n, float* __restrict p, const float* __restrict g, float* __res
       }
       if (decoupled) update = fused(before, decay, update);
       Floats applied = update, sign = none;
-      if (FORM == SIGNED) sign = load<Floats>(s + at);
       if (FORM == MASKED) {
         const Bytes old = load<Bytes>(code + at);
         const Bytes mastered = ((old + 1) & 3) - 1;
@@ -139,7 +138,11 @@ void run(int64_t n, float* __restrict p, const float* __restrict g, float* __res
       store(p + at, after);
       const Floats down = before - after;
       moves = down != none ? moves + 1 : moves;
-      if (FORM != PLAIN) againsts = down * sign < none ? againsts + 1 : againsts;
+      if (FORM == MASKED) againsts = down * sign < none ? againsts + 1 : againsts;
+      if (FORM == SIGNED) {
+        const Floats mastered = load<Floats>(s + at);
+        againsts -= ((down < none) & (mastered > none)) | ((down > none) & (mastered < none));
+      }
     }
     counts.moved += total(moves);
     if (FORM != PLAIN) counts.moved_against += total(againsts);

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cpl_ray.compiled import PIECE, address, fits, in_pieces, trusted
-from cpl_ray.mastered import CHUNK, SignState
+from cpl_ray.mastered import CHUNK, GradientState, SignState
 from cpl_ray.methods.base import Flat, Fusion, KeepsSign, UpdateStats
 from cpl_ray.rule import adam_direction, adam_moments_, collaborative, momentum_update_
 
@@ -76,7 +76,7 @@ class Kernel:
         moments: list[Tensor],
         code: Tensor | None,
         scalars: Scalars,
-        sign: Tensor | None = None,
+        signed: Tensor | None = None,
     ) -> dict[str, int]:
         """Do one step in place and return its counts.
 
@@ -87,7 +87,7 @@ class Kernel:
             code: int8 codes of `SignState` that mask the update and get the new classes; None: no mask, and only
                 `moved` is counted.
             scalars: the numbers of this step.
-            sign: of g_M, float32 `[num_params]`: without a mask, for `moved_against`.
+            signed: has the sign of g_M, float32 `[num_params]`: without a mask, for `moved_against`.
         """
         (beta1, beta2), step = scalars.betas, scalars.step
         numbers = _Numbers(
@@ -95,7 +95,7 @@ class Kernel:
             *(1 - beta1**step, 1 - beta2**step, scalars.eps, -scalars.lr),
             *(scalars.decoupled, scalars.mark_flips),
         )
-        tensors = [param, gradient, *moments, *[None] * (2 - len(moments)), sign, code]
+        tensors = [param, gradient, *moments, *[None] * (2 - len(moments)), signed, code]
 
         def piece(start: int, stop: int) -> list[int]:
             counts = _Counts()
@@ -153,9 +153,7 @@ def update(flat: Flat, fusion: Fusion, scalars: Scalars, stats: UpdateStats) -> 
     return True
 
 
-def update_shaped(
-    flat: Flat, shaped: Iterable[tuple[slice, Tensor]], scalars: Scalars, stats: UpdateStats
-) -> bool:
+def update_shaped(flat: Flat, shaped: Iterable[tuple[slice, Tensor]], scalars: Scalars, stats: UpdateStats) -> bool:
     """Do one step of a flat tensor by the kernel, chunk by chunk; return False, having done nothing, as `update` does.
 
     Args:
@@ -170,13 +168,14 @@ def update_shaped(
     compiled = kernel() if fits([param, flat.gradient, *moments]) else None
     if compiled is None:
         return False
-    scalars, known = replace(scalars, scale=1.0), isinstance(flat.kept, KeepsSign)
+    scalars, kept = replace(scalars, scale=1.0), flat.kept
+    known = isinstance(kept, KeepsSign)
     moved = moved_against = 0
     for part, gradient in shaped:
-        sign = flat.kept.sign(part).float() if known else None
-        counts = compiled.update(
-            param[part], gradient.contiguous(), [moment[part] for moment in moments], None, scalars, sign
-        )
+        whole = kept.gradient if isinstance(kept, GradientState) else None
+        signed = whole[part] if whole is not None else kept.sign(part).float() if known else None
+        own = [moment[part] for moment in moments]
+        counts = compiled.update(param[part], gradient.contiguous(), own, None, scalars, signed)
         moved, moved_against = moved + counts["moved"], moved_against + counts["moved_against"]
     stats.add(moved=torch.tensor(moved))
     if known:

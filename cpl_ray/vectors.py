@@ -129,7 +129,12 @@ def agrees(found: Kernel) -> bool:
     generator = torch.Generator().manual_seed(0)
     vectors = list(torch.randn(3, 5 * BLOCK + 3, generator=generator))
     vectors.append(3 * vectors[0])  # less three thirds of itself: what is left is where the products were rounded
-    cases = [((0, 3), (1.0, -1 / 3)), ((0, 1), (0.7, 1.3)), ((0, 1, 2), (1.0, 0.1, -1e-3)), ((2, 3, 0), (1e-9, 1 / 3, -1.0))]
+    cases = [
+        ((0, 3), (1.0, -1 / 3)),
+        ((0, 1), (0.7, 1.3)),
+        ((0, 1, 2), (1.0, 0.1, -1e-3)),
+        ((2, 3, 0), (1e-9, 1 / 3, -1.0)),
+    ]
     chosen = [([vectors[i] for i in places], factors) for places, factors in cases]
     return torch.equal(found.block_sums(vectors), block_sums(vectors)) and all(
         torch.equal(found.combination(some, factors), combination(some, factors)) for some, factors in chosen

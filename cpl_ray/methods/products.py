@@ -12,7 +12,7 @@ from cpl_ray.methods.base import Chunk, Flat, StepView
 
 
 def combination(gradients: Sequence[Tensor], factors: Sequence[float], chunk: Chunk) -> Tensor:
-    """Return sum_k factor_k * gradient_k of a chunk, `[n]`, added up in float64 and rounded once: projections cancel."""
+    """Return sum_k factor_k * gradient_k of a chunk, `[n]`, summed in float64 and rounded once: projections cancel."""
     return vectors.combination(gradients, factors, compiled=chunk.step.fused)
 
 
@@ -55,4 +55,6 @@ def _products(flat: Flat, kept: Callable[[Flat, slice], list[Tensor]], *, fused:
         return
     for part in vectors.spans(whole.stop):
         doubles = [gradient[part].double() for gradient in gradients]
-        yield torch.stack([torch.dot(doubles[i], doubles[j]) for i in range(len(doubles)) for j in range(i, len(doubles))])
+        yield torch.stack(
+            [torch.dot(doubles[i], doubles[j]) for i in range(len(doubles)) for j in range(i, len(doubles))]
+        )

@@ -2,9 +2,7 @@
 
 import copy
 import logging
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 

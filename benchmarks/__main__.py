@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from benchmarks import optimizer_step, plan, scoring, training_step
+from benchmarks import optimizer_step, plan, scoring, training_step, training_step_large
 from benchmarks.measure import Timing
 from cpl_ray.environment import snapshot
 from cpl_ray.rundir import atomic_write_text
@@ -15,6 +15,7 @@ from pipelines.tables import print_table
 BENCHMARKS: dict[str, Callable[..., list[Timing]]] = {
     "optimizer_step": optimizer_step.run,
     "training_step": training_step.run,
+    "training_step_large": training_step_large.run,
     "scoring": scoring.run,
     "plan": plan.run,
 }

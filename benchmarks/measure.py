@@ -19,6 +19,12 @@ class Timing:
     """90th percentile."""
     ratio: float
     """Median of the per-round ratios to the first alternative."""
+    rounds_s: tuple[float, ...] = ()
+    """Each round."""
+
+    def ratio_to(self, other: "Timing") -> float:
+        """Return the median of the per-round ratios to an alternative of the same comparison."""
+        return statistics.median(a / b for a, b in zip(self.rounds_s, other.rounds_s, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -48,5 +54,5 @@ def compare(
     for name, own in seconds.items():
         deciles = statistics.quantiles(own, n=10)
         ratio = statistics.median(a / b for a, b in zip(own, reference, strict=True))
-        timings.append(Timing(name, statistics.median(own), deciles[0], deciles[-1], ratio))
+        timings.append(Timing(name, statistics.median(own), deciles[0], deciles[-1], ratio, tuple(own)))
     return timings

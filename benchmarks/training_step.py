@@ -2,7 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ import torch.distributed as dist
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.measure import Timing, compare
-from cpl_ray.batches import micro_batch
+from cpl_ray.batches import MicroBatch, micro_batch
 from cpl_ray.collectives import Collectives
 from cpl_ray.config import Config
 from cpl_ray.encoding import Encoded
@@ -23,20 +24,36 @@ BATCH, LENGTH, VOCAB = 8, 48, 4096
 def run(rounds: int) -> list[Timing]:
     """Compare a plain update with CPL at refresh 1 and refresh 4, equal batches; each timing covers four updates."""
     torch.set_num_threads(1)
+    with only_rank():
+        return compare(
+            {
+                "fine-tuning": four_updates(0),
+                "CPL, refresh 4": four_updates(4),
+                "CPL, refresh 1": four_updates(1),
+            },
+            rounds=rounds,
+        )
+
+
+@contextmanager
+def only_rank() -> Iterator[None]:
+    """Be a process group of one."""
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     with tempfile.TemporaryDirectory() as folder:
         dist.init_process_group("gloo", init_method=f"file://{Path(folder) / 'store'}", rank=0, world_size=1)
         try:
-            return compare(
-                {
-                    "fine-tuning": four_updates(0),
-                    "CPL, refresh 4": four_updates(4),
-                    "CPL, refresh 1": four_updates(1),
-                },
-                rounds=rounds,
-            )
+            yield
         finally:
             dist.destroy_process_group()
+
+
+def batches(rows: int, length: int, vocab: int) -> tuple[list[MicroBatch], list[MicroBatch]]:
+    """Return a mastered and an injection batch of random tokens, the last four of each row its answer."""
+    ids = torch.randint(0, vocab, (2, rows, length), generator=torch.Generator().manual_seed(1)).tolist()
+    mastered, injection = (
+        [micro_batch([Encoded("", tuple(row[:-4]), tuple(row[-4:])) for row in drawn], 0, cost=None)] for drawn in ids
+    )
+    return mastered, injection
 
 
 def four_updates(refresh: int) -> Callable[[], None]:
@@ -55,10 +72,7 @@ def four_updates(refresh: int) -> Callable[[], None]:
     )
     engine = ZeroEngine(Qwen2ForCausalLM(settings), config)
     comm = Collectives(engine.device)
-    ids = torch.randint(0, VOCAB, (2, BATCH, LENGTH), generator=torch.Generator().manual_seed(1)).tolist()
-    mastered, injection = (
-        [micro_batch([Encoded("", tuple(row[:-4]), tuple(row[-4:])) for row in rows], 0, cost=None)] for rows in ids
-    )
+    mastered, injection = batches(BATCH, LENGTH, VOCAB)
 
     def run_four() -> None:
         for step in range(4):

@@ -22,6 +22,7 @@ typedef int32_t Ints __attribute__((vector_size(4 * WIDTH)));
 typedef int8_t Bytes __attribute__((vector_size(WIDTH)));
 
 enum Kind { SGD, MOMENTUM, ADAM };
+enum Form { PLAIN, SIGNED, MASKED };
 
 struct Numbers {
   float scale, decay, beta1, feed1, beta2, feed2, correction1, correction2, eps, minus_lr;
@@ -81,10 +82,11 @@ inline int64_t total(Ints lanes) {
   return sum;
 }
 
-// Steps `n` elements, a multiple of WIDTH. MASK: `code` holds sign(g_M) and the last class, and gets the new class.
-template <Kind KIND, bool MASK>
+// Steps `n` elements, a multiple of WIDTH. MASKED: `code` holds sign(g_M) and the last class, and gets the new class.
+// SIGNED: `s` has the sign of g_M, moves against it are counted.
+template <Kind KIND, Form FORM>
 void run(int64_t n, float* __restrict p, const float* __restrict g, float* __restrict m, float* __restrict v,
-         int8_t* __restrict code, const Numbers& numbers, Counts& counts) {
+         const float* __restrict s, int8_t* __restrict code, const Numbers& numbers, Counts& counts) {
   const Numbers c = numbers;
   const Floats none = all(0.0f), scale = all(c.scale), decay = all(c.decay), minus_lr = all(c.minus_lr);
   const Floats beta1 = all(c.beta1), feed1 = all(c.feed1), beta2 = all(c.beta2), feed2 = all(c.feed2);
@@ -116,7 +118,7 @@ void run(int64_t n, float* __restrict p, const float* __restrict g, float* __res
       }
       if (decoupled) update = fused(before, decay, update);
       Floats applied = update, sign = none;
-      if (MASK) {
+      if (FORM == MASKED) {
         const Bytes old = load<Bytes>(code + at);
         const Bytes mastered = ((old + 1) & 3) - 1;
         sign = __builtin_convertvector(__builtin_convertvector(mastered, Ints), Floats);
@@ -136,12 +138,16 @@ void run(int64_t n, float* __restrict p, const float* __restrict g, float* __res
       store(p + at, after);
       const Floats down = before - after;
       moves = down != none ? moves + 1 : moves;
-      if (MASK) againsts = down * sign < none ? againsts + 1 : againsts;
+      if (FORM == MASKED) againsts = down * sign < none ? againsts + 1 : againsts;
+      if (FORM == SIGNED) {
+        const Floats mastered = load<Floats>(s + at);
+        againsts -= ((down < none) & (mastered > none)) | ((down > none) & (mastered < none));
+      }
     }
     counts.moved += total(moves);
-    if (MASK) {
+    if (FORM != PLAIN) counts.moved_against += total(againsts);
+    if (FORM == MASKED) {
       counts.zero += total(zeros);
-      counts.moved_against += total(againsts);
       counts.conflict += total(__builtin_convertvector(conflicts, Ints));
       counts.flips += total(__builtin_convertvector(flips, Ints));
     }
@@ -149,48 +155,54 @@ void run(int64_t n, float* __restrict p, const float* __restrict g, float* __res
 }
 
 // Any length: what is left over goes through a padded copy whose padding moves nothing and counts as zero.
-template <Kind KIND, bool MASK>
-void run_any(int64_t n, float* p, const float* g, float* m, float* v, int8_t* code, const Numbers& c, Counts& counts) {
+template <Kind KIND, Form FORM>
+void run_any(int64_t n, float* p, const float* g, float* m, float* v, const float* s, int8_t* code, const Numbers& c,
+             Counts& counts) {
   const int64_t whole = n / WIDTH * WIDTH, rest = n - whole;
-  run<KIND, MASK>(whole, p, g, m, v, code, c, counts);
+  run<KIND, FORM>(whole, p, g, m, v, s, code, c, counts);
   if (rest == 0) return;
-  float pad_p[WIDTH] = {}, pad_g[WIDTH] = {}, pad_m[WIDTH] = {}, pad_v[WIDTH];
+  float pad_p[WIDTH] = {}, pad_g[WIDTH] = {}, pad_m[WIDTH] = {}, pad_v[WIDTH], pad_s[WIDTH] = {};
   int8_t pad_code[WIDTH] = {};
   for (float& value : pad_v) value = 1.0f;  // not 0: with eps = 0 that would be 0 / 0
   std::memcpy(pad_p, p + whole, rest * 4);
   std::memcpy(pad_g, g + whole, rest * 4);
   if (KIND != SGD) std::memcpy(pad_m, m + whole, rest * 4);
   if (KIND == ADAM) std::memcpy(pad_v, v + whole, rest * 4);
-  if (MASK) std::memcpy(pad_code, code + whole, rest);
-  run<KIND, MASK>(WIDTH, pad_p, pad_g, pad_m, pad_v, pad_code, c, counts);
+  if (FORM == SIGNED) std::memcpy(pad_s, s + whole, rest * 4);
+  if (FORM == MASKED) std::memcpy(pad_code, code + whole, rest);
+  run<KIND, FORM>(WIDTH, pad_p, pad_g, pad_m, pad_v, pad_s, pad_code, c, counts);
   std::memcpy(p + whole, pad_p, rest * 4);
   if (KIND != SGD) std::memcpy(m + whole, pad_m, rest * 4);
   if (KIND == ADAM) std::memcpy(v + whole, pad_v, rest * 4);
-  if (MASK) std::memcpy(code + whole, pad_code, rest);
-  if (MASK) counts.zero -= WIDTH - rest;
+  if (FORM == MASKED) std::memcpy(code + whole, pad_code, rest);
+  if (FORM == MASKED) counts.zero -= WIDTH - rest;
 }
 
 template <Kind KIND>
-void run_kind(int64_t n, float* p, const float* g, float* m, float* v, int8_t* code, const Numbers& c, Counts& counts) {
+void run_kind(int64_t n, float* p, const float* g, float* m, float* v, const float* s, int8_t* code, const Numbers& c,
+              Counts& counts) {
   if (code)
-    run_any<KIND, true>(n, p, g, m, v, code, c, counts);
+    run_any<KIND, MASKED>(n, p, g, m, v, s, code, c, counts);
+  else if (s)
+    run_any<KIND, SIGNED>(n, p, g, m, v, s, code, c, counts);
   else
-    run_any<KIND, false>(n, p, g, m, v, code, c, counts);
+    run_any<KIND, PLAIN>(n, p, g, m, v, s, code, c, counts);
 }
 
 }  // namespace
 
 extern "C" {
 
-// Adds to `counts`. `m` is null for SGD without momentum, `v` for both SGDs, `code` without a mask.
-void cpl_update(int64_t n, float* p, const float* g, float* m, float* v, int8_t* code, const Numbers* c,
-                Counts* counts) {
+// Adds to `counts`. `m` is null for SGD without momentum, `v` for both SGDs, `code` without a mask, `s` where no sign of
+// g_M is known or `code` has it.
+void cpl_update(int64_t n, float* p, const float* g, float* m, float* v, const float* s, int8_t* code,
+                const Numbers* c, Counts* counts) {
   if (v)
-    run_kind<ADAM>(n, p, g, m, v, code, *c, *counts);
+    run_kind<ADAM>(n, p, g, m, v, s, code, *c, *counts);
   else if (m)
-    run_kind<MOMENTUM>(n, p, g, m, v, code, *c, *counts);
+    run_kind<MOMENTUM>(n, p, g, m, v, s, code, *c, *counts);
   else
-    run_kind<SGD>(n, p, g, m, v, code, *c, *counts);
+    run_kind<SGD>(n, p, g, m, v, s, code, *c, *counts);
 }
 
 // Stores sign(g) in the code; the last class stays, its flip mark goes.

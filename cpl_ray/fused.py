@@ -6,30 +6,25 @@ whether the kernel runs, only whether the step is of this form (`is_fused`): in 
 """
 
 import ctypes
-import logging
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from cpl_ray.mastered import SignState
+from cpl_ray.compiled import PIECE, address, fits, in_pieces, trusted
+from cpl_ray.mastered import CHUNK, GradientState, SignState
 from cpl_ray.methods.base import Flat, Fusion, KeepsSign, UpdateStats
-from cpl_ray.native import CompilerError, load
 from cpl_ray.rule import adam_direction, adam_moments_, collaborative, momentum_update_
 
 Compile = Literal["auto", "always", "never"]
 FUSED_FROM = 20_000_000
 """Elements of a step from which `auto` compiles: about a second once per machine, earned back within four steps."""
-PIECE = 1 << 20  # elements that are worth a thread
 COUNTS = ("conflict", "zero", "flips", "moved", "moved_against")
 SOURCE = Path(__file__).with_suffix(".cpp")
-T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 
 class _Numbers(ctypes.Structure):
@@ -70,12 +65,18 @@ class Kernel:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._update, self._capture = library.cpl_update, library.cpl_capture
-        self._update.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 7]
+        self._update.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 8]
         self._capture.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 2]
         self._update.restype = self._capture.restype = None
 
     def update(
-        self, param: Tensor, gradient: Tensor, moments: list[Tensor], code: Tensor | None, scalars: Scalars
+        self,
+        param: Tensor,
+        gradient: Tensor,
+        moments: list[Tensor],
+        code: Tensor | None,
+        scalars: Scalars,
+        signed: Tensor | None = None,
     ) -> dict[str, int]:
         """Do one step in place and return its counts.
 
@@ -86,6 +87,7 @@ class Kernel:
             code: int8 codes of `SignState` that mask the update and get the new classes; None: no mask, and only
                 `moved` is counted.
             scalars: the numbers of this step.
+            signed: has the sign of g_M, float32 `[num_params]`: without a mask, for `moved_against`.
         """
         (beta1, beta2), step = scalars.betas, scalars.step
         numbers = _Numbers(
@@ -93,34 +95,30 @@ class Kernel:
             *(1 - beta1**step, 1 - beta2**step, scalars.eps, -scalars.lr),
             *(scalars.decoupled, scalars.mark_flips),
         )
-        tensors = [param, gradient, *moments, *[None] * (2 - len(moments)), code]
+        tensors = [param, gradient, *moments, *[None] * (2 - len(moments)), signed, code]
 
         def piece(start: int, stop: int) -> list[int]:
             counts = _Counts()
-            places = [None if t is None else t.data_ptr() + start * t.element_size() for t in tensors]
+            places = [address(tensor, start) for tensor in tensors]
             self._update(stop - start, *places, ctypes.byref(numbers), ctypes.byref(counts))
             return [getattr(counts, name) for name in COUNTS]
 
-        found = _in_pieces(param.numel(), piece)
+        found = in_pieces(param.numel(), piece)
         return dict(zip(COUNTS, map(sum, zip(*found, strict=True)), strict=True))
 
     def capture(self, gradient: Tensor, code: Tensor) -> None:
         """Store sign(g_M), `[num_params]`, in the codes; the classes stay."""
 
         def piece(start: int, stop: int) -> None:
-            self._capture(stop - start, gradient.data_ptr() + start * 4, code.data_ptr() + start)
+            self._capture(stop - start, address(gradient, start), address(code, start))
 
-        _in_pieces(code.numel(), piece)
+        in_pieces(code.numel(), piece)
 
 
-def _in_pieces(numel: int, do: Callable[[int, int], T]) -> list[T]:
-    """Call `do(start, stop)` over all elements, on as many threads as torch would use; ctypes lets go of the lock."""
-    threads = max(1, min(torch.get_num_threads(), numel // PIECE))
-    bounds = [numel * i // threads for i in range(threads + 1)]
-    if threads == 1:
-        return [do(0, numel)]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(do, bounds, bounds[1:]))
+def chunk_size() -> int:
+    """Return how many elements of a step `update_shaped` takes at once: few stay in cache, many give threads work."""
+    threads = torch.get_num_threads()
+    return CHUNK if threads == 1 else PIECE * threads
 
 
 def is_fused(compile: Compile, fusion: Fusion | None, numel: int) -> bool:
@@ -131,15 +129,7 @@ def is_fused(compile: Compile, fusion: Fusion | None, numel: int) -> bool:
 @cache
 def kernel() -> Kernel | None:
     """Return the compiled kernel of this process; None, and one warning, where it cannot be had or disagrees."""
-    try:
-        found = Kernel(load(SOURCE))
-        if agrees(found):
-            return found
-        reason = "its results are not those of this build of torch, bit for bit"
-    except CompilerError as error:
-        reason = str(error)
-    log.warning("the optimizer's step is not compiled, and slower for it, with the same results: %s", reason)
-    return None
+    return trusted(SOURCE, Kernel, agrees, "the optimizer's step")
 
 
 def update(flat: Flat, fusion: Fusion, scalars: Scalars, stats: UpdateStats) -> bool:
@@ -149,7 +139,7 @@ def update(flat: Flat, fusion: Fusion, scalars: Scalars, stats: UpdateStats) -> 
     masked = fusion is Fusion.MASKED
     # the eager path alone makes sums of all of g_M, and counts a plain step's moves against a captured one
     known = _has_only_signs(kept) if masked else not isinstance(kept, KeepsSign)
-    if not known or not _fits([param, flat.gradient, *moments]):
+    if not known or not fits([param, flat.gradient, *moments]):
         return False
     compiled = kernel()
     if compiled is None:
@@ -163,9 +153,39 @@ def update(flat: Flat, fusion: Fusion, scalars: Scalars, stats: UpdateStats) -> 
     return True
 
 
+def update_shaped(flat: Flat, shaped: Iterable[tuple[slice, Tensor]], scalars: Scalars, stats: UpdateStats) -> bool:
+    """Do one step of a flat tensor by the kernel, chunk by chunk; return False, having done nothing, as `update` does.
+
+    Args:
+        flat: the tensor.
+        shaped: its slices in order and what the moments are fed there but for decay, clipped already, `[n]`; each is
+            asked for when those before it have been stepped.
+        scalars: the numbers of this step.
+        stats: get the counts.
+    """
+    param = flat.param.view(-1)
+    moments = [flat.state[key].view(-1) for key in ("exp_avg", "exp_avg_sq") if key in flat.state]
+    compiled = kernel() if fits([param, flat.gradient, *moments]) else None
+    if compiled is None:
+        return False
+    scalars, kept = replace(scalars, scale=1.0), flat.kept
+    known = isinstance(kept, KeepsSign)
+    moved = moved_against = 0
+    for part, gradient in shaped:
+        whole = kept.gradient if isinstance(kept, GradientState) else None
+        signed = whole[part] if whole is not None else kept.sign(part).float() if known else None
+        own = [moment[part] for moment in moments]
+        counts = compiled.update(param[part], gradient.contiguous(), own, None, scalars, signed)
+        moved, moved_against = moved + counts["moved"], moved_against + counts["moved_against"]
+    stats.add(moved=torch.tensor(moved))
+    if known:
+        stats.add(moved_against=torch.tensor(moved_against))
+    return True
+
+
 def capture(gradient: Tensor, state: object) -> bool:
     """Store the sign of g_M by the kernel; return False, having done nothing, where it does not apply."""
-    if type(state) is not SignState or not _fits([gradient]):  # estimates make more of a gradient than its sign
+    if type(state) is not SignState or not fits([gradient]):  # estimates make more of a gradient than its sign
         return False
     compiled = kernel()
     if compiled is None:
@@ -177,10 +197,6 @@ def capture(gradient: Tensor, state: object) -> bool:
 
 def _has_only_signs(kept: object) -> bool:
     return isinstance(kept, SignState) and kept.values(slice(0)) is None
-
-
-def _fits(tensors: list[Tensor]) -> bool:
-    return all(t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous() for t in tensors)
 
 
 def agrees(found: Kernel) -> bool:

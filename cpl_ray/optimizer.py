@@ -18,7 +18,7 @@ from cpl_ray import fused
 from cpl_ray.errors import NonFiniteError
 from cpl_ray.kept_states import KeptStates
 from cpl_ray.mastered import CHUNK
-from cpl_ray.methods.base import PLAIN, Chunk, Flat, KeepsSign, Kept, Method, StepView, UpdateStats
+from cpl_ray.methods.base import PLAIN, Chunk, Flat, Fusion, KeepsSign, Kept, Method, StepView, UpdateStats
 from cpl_ray.methods.collaborative import Collaborative
 from cpl_ray.rule import adam_direction, adam_moments_, momentum_update_
 
@@ -54,8 +54,8 @@ class CPLOptimizer(torch.optim.Optimizer):
         whole_gradients: this rank sees whole gradients in one step (ZeRO stage 0, plain torch): measure their norm,
             refuse non-finite ones and clip here. With partitions ZeRO does these three itself, over all ranks.
         max_grad_norm: clip the unmasked gradient to this norm. No effect unless `whole_gradients`.
-        compile: whether steps of the rule, and plain ones, have the form that fused.py compiles: large ones, `always`
-            or `never`.
+        compile: whether steps have the form that fused.py compiles, where the method allows it: large ones, `always` or
+            `never`.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class CPLOptimizer(torch.optim.Optimizer):
             return
         places = self.kept.places()
         flats = [self._flat(param, group, places[param]) for param, group in pairs]
-        step = StepView(self.update_index, flats, scale, self.sum_over_partitions, self.stats)
+        step = StepView(self.update_index, flats, scale, self.sum_over_partitions, self.stats, self._fused)
         method.begin(step)
         for flat in flats:
             self.stats.total += flat.param.numel()
@@ -229,7 +229,10 @@ class CPLOptimizer(torch.optim.Optimizer):
             eps=group["eps"],
             mark_flips=self.mark_flips,
         )
-        return fused.update(flat, method.fusion, scalars, step.stats)
+        if method.fusion is not Fusion.SHAPED:
+            return fused.update(flat, method.fusion, scalars, step.stats)
+        chunks = self._chunks(flat, step, fused.chunk_size())
+        return fused.update_shaped(flat, ((c.part, self._shaped(c, method)) for c in chunks), scalars, step.stats)
 
     def _move(self, flat: Flat, method: Method, step: StepView) -> None:
         """Update one flat tensor whose moments are fed."""
@@ -243,10 +246,10 @@ class CPLOptimizer(torch.optim.Optimizer):
         theta.sub_(update, alpha=chunk.lr)
         self._count_moves(before.sub_(theta), chunk)
 
-    def _chunks(self, flat: Flat, step: StepView) -> Iterator[Chunk]:
+    def _chunks(self, flat: Flat, step: StepView, size: int = CHUNK) -> Iterator[Chunk]:
         theta = flat.param.view(-1)
-        for start in range(0, theta.numel(), CHUNK):
-            part = slice(start, min(start + CHUNK, theta.numel()))
+        for start in range(0, theta.numel(), size):
+            part = slice(start, min(start + size, theta.numel()))
             yield Chunk(flat, part, theta[part], step, self.mark_flips)
 
     def _shaped(self, chunk: Chunk, method: Method) -> Tensor:

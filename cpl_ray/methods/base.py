@@ -36,6 +36,8 @@ class Fusion(Enum):
     """Nothing."""
     MASKED = "masked"
     """The mask of the rule on the update, by the codes of a `SignState`."""
+    SHAPED = "shaped"
+    """What `gradient` makes of the gradient, nothing to the update."""
 
 
 @runtime_checkable
@@ -92,6 +94,8 @@ class StepView:
     sum: Callable[[Tensor], Tensor]
     """Adds a float64 tensor up over the ranks that hold the other partitions; itself where each rank holds all."""
     stats: UpdateStats
+    fused: bool = False
+    """Whether the step has the form that is compiled, whatever then computes it."""
 
     @property
     def device(self) -> torch.device:
@@ -139,8 +143,10 @@ class Method:
 
     @property
     def fusion(self) -> Fusion | None:
-        """What the method is in a compiled step; None: `gradient` and `update` must be asked."""
-        return Fusion.PLAIN if type(self) is Method else None
+        """What the method is in a compiled step; None: `update` must be asked."""
+        if type(self) is Method:
+            return Fusion.PLAIN
+        return Fusion.SHAPED if type(self).update is Method.update and not self.two_passes else None
 
     @property
     def sees_updates(self) -> bool:

@@ -114,7 +114,7 @@ class Gem(Method):
         """Return the gradient itself where nothing conflicts, else its projection."""
         if not self._multipliers:
             return gradient
-        return combination([gradient, *chunk.flat.kept.gradients[:, chunk.part]], [1.0, *self._multipliers])
+        return combination([gradient, *chunk.flat.kept.gradients[:, chunk.part]], [1.0, *self._multipliers], chunk)
 
     def end(self, step: StepView) -> None:
         """Let the next capture start anew."""

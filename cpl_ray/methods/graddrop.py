@@ -10,7 +10,7 @@ from cpl_ray.mastered import GradientState
 from cpl_ray.methods.base import Chunk, Method
 from cpl_ray.methods.draws import uniform
 from cpl_ray.methods.parameters import Parameters
-from cpl_ray.methods.products import spans
+from cpl_ray.vectors import spans
 
 
 def positive_share(injection: Tensor, mastered: Tensor) -> Tensor:

@@ -5,24 +5,15 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from cpl_ray import vectors
+from cpl_ray.compiled import fits
 from cpl_ray.errors import NonFiniteError
-from cpl_ray.methods.base import Flat, StepView
-
-SPAN = 1 << 18  # elements converted to float64 at a time: 2 MB per vector
+from cpl_ray.methods.base import Chunk, Flat, StepView
 
 
-def spans(numel: int) -> Iterator[slice]:
-    """Yield slices that cover `numel` elements in order, `SPAN` at a time: bounds scratch memory."""
-    for start in range(0, numel, SPAN):
-        yield slice(start, min(start + SPAN, numel))
-
-
-def combination(vectors: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
-    """Return sum_k factor_k * vector_k, `[n]`, added up in float64 and rounded once: projections cancel."""
-    total = vectors[0].double() * factors[0]
-    for vector, factor in zip(vectors[1:], factors[1:], strict=True):
-        total.add_(vector.double(), alpha=factor)
-    return total.to(vectors[0].dtype)
+def combination(gradients: Sequence[Tensor], factors: Sequence[float], chunk: Chunk) -> Tensor:
+    """Return sum_k factor_k * gradient_k of a chunk, `[n]`, summed in float64 and rounded once: projections cancel."""
+    return vectors.combination(gradients, factors, compiled=chunk.step.fused)
 
 
 def gram(step: StepView, kept: Callable[[Flat, slice], list[Tensor]]) -> Tensor:
@@ -40,10 +31,7 @@ def gram(step: StepView, kept: Callable[[Flat, slice], list[Tensor]]) -> Tensor:
     """
     total: Tensor | None = None
     for flat in step.flats:
-        for part in spans(flat.gradient.numel()):
-            vectors = [vector.double() for vector in (flat.gradient[part], *kept(flat, part))]
-            rows = [torch.dot(vectors[i], vectors[j]) for i in range(len(vectors)) for j in range(i, len(vectors))]
-            products = torch.stack(rows)
+        for products in _products(flat, kept, fused=step.fused):
             total = products if total is None else total + products
     assert total is not None, "a step without elements"
     upper = step.sum(total).cpu()
@@ -56,3 +44,17 @@ def gram(step: StepView, kept: Callable[[Flat, slice], list[Tensor]]) -> Tensor:
     if not matrix.isfinite().all():
         raise NonFiniteError(f"the inner products of the gradients are {matrix.tolist()}; no parameter was moved")
     return matrix
+
+
+def _products(flat: Flat, kept: Callable[[Flat, slice], list[Tensor]], *, fused: bool) -> Iterator[Tensor]:
+    """Yield the upper triangle of one flat tensor's Gram matrix in parts to be added up: the form decides the order."""
+    whole = slice(0, flat.gradient.numel())
+    gradients = [flat.gradient, *kept(flat, whole)]
+    if fused and fits(gradients):
+        yield vectors.products(gradients)
+        return
+    for part in vectors.spans(whole.stop):
+        doubles = [gradient[part].double() for gradient in gradients]
+        yield torch.stack(
+            [torch.dot(doubles[i], doubles[j]) for i in range(len(doubles)) for j in range(i, len(doubles))]
+        )

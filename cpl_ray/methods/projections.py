@@ -30,7 +30,7 @@ class AGem(Method):
         """Return the gradient itself where nothing conflicts, else its projection."""
         if not self._along:
             return gradient
-        return combination([gradient, chunk.flat.kept.gradient[chunk.part]], [1.0, -self._along])
+        return combination([gradient, chunk.flat.kept.gradient[chunk.part]], [1.0, -self._along], chunk)
 
 
 class PCGrad(Method):
@@ -57,4 +57,4 @@ class PCGrad(Method):
 
     def gradient(self, gradient: Tensor, chunk: Chunk) -> Tensor:
         """Return the sum of both gradients, projected where they conflict."""
-        return combination([gradient, chunk.flat.kept.gradient[chunk.part]], self._factors)
+        return combination([gradient, chunk.flat.kept.gradient[chunk.part]], self._factors, chunk)

@@ -2,9 +2,7 @@
 
 import copy
 import logging
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cpl_ray import fused
+from cpl_ray import fused, native
+from cpl_ray.compiled import PIECE
 from cpl_ray.gradients import Watched
 from cpl_ray.live_bytes import LiveBytes
 from cpl_ray.mastered import SignState
@@ -23,66 +22,11 @@ from cpl_ray.methods.base import Method
 from cpl_ray.methods.collaborative import Collaborative
 from cpl_ray.native import CompilerError, load
 from cpl_ray.optimizer import CPLOptimizer, Mode
+from tests.oracle.steps import OPTIMIZERS, needs_compiler, train, values, without_kernel
 
-# the eager path, which is the definition, is tested everywhere; README says why these may be skipped
-COMPILERS = ("c++", "g++", "clang++")
-needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
-OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "sgd": {"name": "sgd"},
-    "momentum": {"name": "sgd", "momentum": 0.9},
-    "adam": {"name": "adam"},
-    "adamw": {"name": "adamw"},
-}
 # what the compiler makes for its own idea of a processor, and for other vector units that this one has
 TARGETS = ["-O2", *(["-march=x86-64-v3"] if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") else [])]
 LENGTHS = [1, 2, 7, 15, 16, 17, 1023, 1024, 1025, 4095, 4096, 4097, (1 << 18) - 1, (1 << 18) + 1]
-
-
-@dataclass
-class Trace:
-    """Everything that a run of steps leaves."""
-
-    theta: Tensor
-    state: dict[str, Tensor]
-    kept: dict[str, Tensor]
-    counts: list[dict[str, float]]
-
-    def equals(self, other: "Trace") -> bool:
-        mine, others = ({"theta": t.theta, **t.state, **t.kept} for t in (self, other))
-        return (
-            mine.keys() == others.keys()
-            and all(torch.equal(mine[key], others[key]) for key in mine)
-            and self.counts == other.counts
-        )
-
-
-def values(numel: int, generator: torch.Generator) -> Tensor:
-    """Numbers of very different sizes, a tenth of them zero."""
-    sizes = torch.exp(3 * torch.randn(numel, generator=generator) - 6)
-    drawn = torch.randn(numel, generator=generator) * sizes
-    return drawn * (torch.rand(numel, generator=generator) > 0.1)
-
-
-def train(
-    numel: int, compile: fused.Compile, *, offset: int = 0, steps: int = 3, method: Method | None = None, **options: Any
-) -> Trace:
-    """Capture, then update, `steps` times, on views that start `offset` elements into their memory."""
-    generator = torch.Generator().manual_seed(numel)
-    memory = torch.cat([torch.ones(offset), values(numel, generator), torch.ones(1)])
-    param = torch.nn.Parameter(memory[offset : offset + numel])
-    optimizer = CPLOptimizer([param], lr=1e-3, method=method, compile=compile, **options)
-    optimizer.mark_flips = True
-    counts = []
-    for _ in range(steps):
-        for mode in (Mode.CAPTURE, Mode.UPDATE):
-            if mode is Mode.CAPTURE and type(optimizer.method) is Method:
-                continue  # it keeps nothing
-            param.grad = torch.cat([torch.zeros(offset), values(numel, generator)])[offset:]
-            optimizer.start(mode)
-            optimizer.step()
-        counts.append(optimizer.stats.to_dict())
-    assert bool((torch.cat([memory[:offset], memory[-1:]]) == 1).all())
-    return Trace(param.detach().clone(), dict(optimizer.state[param]), optimizer.mastered_tensors(), counts)
 
 
 @pytest.fixture
@@ -90,13 +34,6 @@ def fresh_kernel() -> Iterator[None]:
     fused.kernel.cache_clear()
     yield
     fused.kernel.cache_clear()
-
-
-def without_kernel(*args: Any, **options: Any) -> Trace:
-    """Train by the eager path, as on a machine without a compiler."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "kernel", lambda: None)
-        return train(*args, **options)
 
 
 @needs_compiler
@@ -174,7 +111,7 @@ def test_moves_against_are_counted_where_there_are_some() -> None:
 
 @needs_compiler
 def test_threads_change_nothing() -> None:
-    threads, numel = torch.get_num_threads(), 2 * fused.PIECE + 5
+    threads, numel = torch.get_num_threads(), 2 * PIECE + 5
     torch.set_num_threads(2)
     try:
         two = train(numel, "always", steps=1)
@@ -212,7 +149,7 @@ def test_watching_and_resuming_change_no_bit() -> None:
 
 def test_small_steps_never_ask_for_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(fused, "load", asked.append)
+    monkeypatch.setattr(native, "load", asked.append)
     fused.kernel.cache_clear()
     train(10_000, "auto")
     assert not asked

@@ -19,7 +19,7 @@ from cpl_ray.methods.base import Flat, Method, StepView, UpdateStats
 from cpl_ray.methods.draws import uniform
 from cpl_ray.methods.gem import Gem, GradientMemory, dual
 from cpl_ray.methods.graddrop import GradDrop, positive_share, sign_dropout
-from cpl_ray.methods.products import SPAN, gram
+from cpl_ray.methods.products import gram
 from cpl_ray.methods.projections import AGem, PCGrad
 from cpl_ray.optimizer import CPLOptimizer, Mode
 from cpl_ray.wrapped import WrappedOptimizer
@@ -286,7 +286,7 @@ def test_methods_of_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_long_chunk_of_a_foreign_optimizer_is_drawn_as_short_ones() -> None:
-    size = SPAN + 100
+    size = CHUNK + 100  # in spans of vectors.SPAN
     generator = torch.Generator().manual_seed(4)
     gradients = torch.randn(2, size, generator=generator)
     param, method = torch.nn.Parameter(torch.zeros(size)), GradDrop(0)

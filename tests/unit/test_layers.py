@@ -105,6 +105,8 @@ TENSORS |= {
     "live_bytes",
     "fused",
     "kept_states",
+    "compiled",
+    "vectors",
 }
 
 # of the whole project, tests aside; "pipelines" stands for any file there

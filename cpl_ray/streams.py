@@ -4,11 +4,12 @@ Every worker iterates the whole stream of its set, which Ray keeps once per node
 rows of its slice (order.py). So every row comes exactly once an epoch and the world size changes no batch.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
+import ray
 import ray.data
 from ray.data import DataIterator, Dataset
 
@@ -45,8 +46,8 @@ def encoded_stream(items: Sequence[Item], encoder: Encoder, name: str) -> Datase
     """
     if not items:
         raise DataError(f"the {name} set is empty; nothing can be trained on it")
-    tables = []
-    for start in range(0, len(items), BLOCK_ROWS):
+
+    def block(start: int) -> pa.Table:
         rows = [encoder.training(item) for item in items[start : start + BLOCK_ROWS]]
         images = [None if row.image is None else asdict(row.image) for row in rows]
         columns = [
@@ -55,15 +56,33 @@ def encoded_stream(items: Sequence[Item], encoder: Encoder, name: str) -> Datase
             [row.target_ids for row in rows],
             images,
         ]
-        tables.append(pa.table(columns, schema=_ENCODED))
-    return ray.data.from_arrow(tables)
+        return pa.table(columns, schema=_ENCODED)
+
+    return _stored(block(start) for start in range(0, len(items), BLOCK_ROWS))
 
 
 def scored_stream(parts: Mapping[str, Sequence[Row]]) -> Dataset:
     """Put the items to be scored during training into the object store, with what the base model made of them."""
-    rows = [(part, row.item.to_json(), row.before.correct) for part, own in parts.items() for row in own if row.before]
-    columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[], [], []]
-    return ray.data.from_arrow(pa.table(columns, schema=_SCORED))
+    rows = [(part, row.item, row.before) for part, own in parts.items() for row in own if row.before]
+
+    def block(start: int) -> pa.Table:
+        some = rows[start : start + BLOCK_ROWS]
+        columns = [
+            [part for part, _, _ in some],
+            [item.to_json() for _, item, _ in some],
+            [before.correct for _, _, before in some],
+        ]
+        return pa.table(columns, schema=_SCORED)
+
+    return _stored(block(start) for start in range(0, max(1, len(rows)), BLOCK_ROWS))
+
+
+def _stored(blocks: Iterable[pa.Table]) -> Dataset:
+    """Put blocks into the object store one by one, so that this process never holds more than one of them.
+
+    What does not fit into the store Ray writes to disk, each block once.
+    """
+    return ray.data.from_arrow_refs([ray.put(block) for block in blocks])
 
 
 def blocks_of(iterator: DataIterator) -> Callable[[], Iterator[pa.Table]]:

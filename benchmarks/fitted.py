@@ -1,6 +1,7 @@
 """A cost at several sizes, and the straight line through it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ class Series:
     name: str
     size: str
     cost: str
-    points: list[tuple[float, float]]
+    points: Sequence[tuple[float, float]]
     grows: bool = True
 
     def line(self) -> Line | None:
@@ -46,7 +47,7 @@ class Series:
         return {**asdict(self), "line": None if line is None else asdict(line)}
 
 
-def fit(points: list[tuple[float, float]]) -> Line:
+def fit(points: Sequence[tuple[float, float]]) -> Line:
     """Fit a line through (size, cost); sizes are positive and not all equal."""
     sizes, costs = np.array(points, dtype=np.float64).T
     slope, intercept = np.polyfit(sizes, costs, 1)

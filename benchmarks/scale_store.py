@@ -1,5 +1,6 @@
 """Sets larger than Ray's object store, streamed to a worker and scored by actors: memory, disk, back-pressure."""
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -73,7 +74,7 @@ def _ray() -> Iterator[None]:
             object_spilling_directory=folder,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
         )
         try:

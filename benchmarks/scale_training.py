@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -79,7 +79,7 @@ def _sizes(sizes: tuple[int, ...], largest: float | None) -> list[int]:
     return [size for size in sizes if largest is None or size <= largest]
 
 
-def _series(name: str, size: str, points: list[tuple[float, float]]) -> Series:
+def _series(name: str, size: str, points: Sequence[tuple[float, float]]) -> Series:
     return Series(name, size, "CPU s", points)
 
 

@@ -82,7 +82,8 @@ def _stored(blocks: Iterable[pa.Table]) -> Dataset:
 
     What does not fit into the store Ray writes to disk, each block once.
     """
-    return ray.data.from_arrow_refs([ray.put(block) for block in blocks])
+    stored: Any = [ray.put(block) for block in blocks]  # Ray has two types of the same name
+    return ray.data.from_arrow_refs(stored)
 
 
 def blocks_of(iterator: DataIterator) -> Callable[[], Iterator[pa.Table]]:
@@ -129,12 +130,25 @@ class StreamSource:
             self._pass, self._next_window, self._rest = self._blocks(), 0, _ENCODED.empty_table()
         start = self._next_window * self._window
         size = min(self._window, self.num_rows - start)
-        while self._rest.num_rows < size:
+        tables, num_rows = [self._rest], self._rest.num_rows
+        while num_rows < size:
             block = next(self._pass, None)
             if block is None:
-                raise DataError(f"a stream ended at row {start + self._rest.num_rows} of {self.num_rows}")
-            self._rest = pa.concat_tables([self._rest, block.select(_ENCODED.names).cast(_ENCODED)])
+                raise DataError(f"a stream ended at row {start + num_rows} of {self.num_rows}")
+            tables.append(_copied(block.select(_ENCODED.names).cast(_ENCODED)))
+            num_rows += block.num_rows
+        whole = pa.concat_tables(tables)
         self._held = {key: table for key, table in self._held.items() if key == self._next_window - 1}
-        self._held[self._next_window] = self._rest.slice(0, size).combine_chunks()
-        self._rest = self._rest.slice(size)
+        self._held[self._next_window] = whole.slice(0, size)
+        self._rest = whole.slice(size)
         self._next_window += 1
+
+
+def _copied(block: pa.Table) -> pa.Table:
+    """Return a copy in this process's memory.
+
+    A block that was read lies in the object store, which can give up nothing that is in use: a set larger than the
+    store would fill it, and all that is restored after that goes to files.
+    """
+    columns = [pa.concat_arrays([*column.chunks, pa.nulls(0, column.type)]) for column in block.columns]
+    return pa.Table.from_arrays(columns, schema=block.schema)

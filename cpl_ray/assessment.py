@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cpl_ray.bulk import uncollected
 from cpl_ray.encoding import GENERATING
 from cpl_ray.errors import ConfigError, DataError
 from cpl_ray.items import Item
@@ -25,6 +26,7 @@ from cpl_ray.rundir import atomic_folder
 PARTS = ("mastered_train", "mastered_validation", "mastered_test", "injection_train", "injection_held_out")
 FORMAT_VERSION = 1
 _SHOWN = 3
+_ROWS_AT_ONCE = 1 << 16
 _SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -205,7 +207,9 @@ def write_assessment(folder: str | Path, parts: Mapping[str, Sequence[Row]], man
         for part in PARTS:
             rows = parts.get(part, ())
             sink = io.BytesIO()
-            pq.write_table(_table(rows), sink, compression="zstd")
+            with pq.ParquetWriter(sink, _SCHEMA, compression="zstd") as writer:
+                for start in range(0, max(1, len(rows)), _ROWS_AT_ONCE):  # a large part is never one table
+                    writer.write_table(_table(rows[start : start + _ROWS_AT_ONCE]))
             content = sink.getvalue()
             (part_folder / f"{part}.parquet").write_bytes(content)
             described[part] = {
@@ -268,7 +272,8 @@ def _read_part(path: Path, sha256: str, num_rows: int) -> list[Row]:
     if hashlib.sha256(content).hexdigest() != sha256:
         raise DataError(f"{path} is not what its manifest says (sha256 differs); run `cpl assess` again")
     try:
-        rows = [_row(record) for record in pq.read_table(io.BytesIO(content)).to_pylist()]
+        with uncollected(), pq.ParquetFile(io.BytesIO(content)) as file:
+            rows = [_row(record) for batch in file.iter_batches(_ROWS_AT_ONCE) for record in batch.to_pylist()]
     except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be understood ({error}); run `cpl assess` again") from error
     if len(rows) != num_rows:

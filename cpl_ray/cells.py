@@ -39,6 +39,8 @@ def plain(value: Any) -> Any:
     Raises:
         RowError: bytes that are not UTF-8.
     """
+    if value is None or type(value) is str:
+        return value
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, bytes):
@@ -204,7 +206,10 @@ def normalised(text: str) -> str:
 
     Characters that are not seen (direction marks, joiners, a byte-order mark) do not count either.
     """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    if text.isascii():  # the two forms of Unicode change nothing there
+        folded = text.lower()
+    else:
+        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     if not folded.isascii():
         folded = "".join(character for character in folded if unicodedata.category(character) != "Cf")
     folded = " ".join(folded.split())

@@ -23,6 +23,11 @@ def permutation(num_rows: int, seed: int, epoch: int, window: int | None) -> np.
     return np.concatenate(pieces)
 
 
+@lru_cache(maxsize=4)
+def _in_order(num_rows: int) -> np.ndarray:
+    return np.arange(num_rows)
+
+
 @dataclass(frozen=True)
 class ItemOrder:
     """The endless sequence of a set's rows: one epoch's permutation after the other.
@@ -42,7 +47,7 @@ class ItemOrder:
     def epoch(self, epoch: int) -> np.ndarray:
         """Return the row ids of one epoch in order, int64 `[num_rows]`."""
         if not self.shuffle:
-            return np.arange(self.num_rows)
+            return _in_order(self.num_rows)
         return permutation(self.num_rows, self.seed, epoch, self.window)
 
     def steps_per_epoch(self, batch_size: int) -> int:
@@ -56,8 +61,11 @@ class ItemOrder:
     def endless(self, index: int, batch_size: int) -> Rows:
         """Return batch `index` of the epochs written one after the other, always full, at most the whole set."""
         size = min(batch_size, self.num_rows)
-        positions = range(index * size, (index + 1) * size)
-        return tuple(int(self.epoch(p // self.num_rows)[p % self.num_rows]) for p in positions)
+        rows: list[int] = []
+        while len(rows) < size:
+            epoch, start = divmod(index * size + len(rows), self.num_rows)
+            rows += self.epoch(epoch)[start : start + size - len(rows)].tolist()
+        return tuple(rows)
 
 
 def rank_micro_batches(

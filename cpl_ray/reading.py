@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from cpl_ray.bulk import uncollected
 from cpl_ray.cells import RowError, normalised, shown
 from cpl_ray.config import DataConfig
 from cpl_ray.errors import ConfigError, DataError
@@ -87,12 +88,13 @@ def read_items(source: str | list[str], data: DataConfig, *, name: str, keep_dup
     # ids of rows without one must differ between the sources of a run, hence the key in them
     prefix = name.rsplit(".", 1)[-1]
     seen_labels: set[str] = set()
-    for label, stem, folder, rows in _open_all(sources, data, name, columns):
-        stem = stem if stem not in seen_labels else f"{stem}-{len(seen_labels) + 1}"
-        seen_labels.add(stem)
-        for raw in rows:
-            num_rows += 1
-            collector.add(label, raw, data, f"{prefix}-{stem}-{raw.number}", folder)
+    with uncollected():
+        for label, stem, folder, rows in _open_all(sources, data, name, columns):
+            stem = stem if stem not in seen_labels else f"{stem}-{len(seen_labels) + 1}"
+            seen_labels.add(stem)
+            for raw in rows:
+                num_rows += 1
+                collector.add(label, raw, data, f"{prefix}-{stem}-{raw.number}", folder)
     if num_rows == 0:
         raise DataError(f"{name}: no rows in {', '.join(sources) or 'an empty list of sources'}")
     return replace(result, num_rows=num_rows)

@@ -12,6 +12,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Literal
 
 from cpl_ray.assessment import PARTS, Parts, Row, Verdict, in_denominator, outside_denominators, side_of, with_before
+from cpl_ray.bulk import uncollected
 from cpl_ray.config import SplitConfig
 from cpl_ray.errors import DataError
 from cpl_ray.items import Item
@@ -47,6 +48,11 @@ def grade(items: Sequence[Item], verdicts: Mapping[str, Verdict]) -> Graded:
     Raises:
         DataError: an item has no verdict, or an id occurs twice.
     """
+    with uncollected():
+        return _grade(items, verdicts)
+
+
+def _grade(items: Sequence[Item], verdicts: Mapping[str, Verdict]) -> Graded:
     _check_ids({"data.items": items})
     rows = with_before({"items": [Row(item, None) for item in items]}, verdicts)["items"]
     outcomes: dict[str, set[bool]] = {}
@@ -67,8 +73,12 @@ def grade(items: Sequence[Item], verdicts: Mapping[str, Verdict]) -> Graded:
     return graded
 
 
-def split(items: Sequence[Item], verdicts: Mapping[str, Verdict], config: SplitConfig) -> Parts:
+def split(
+    items: Sequence[Item], verdicts: Mapping[str, Verdict], config: SplitConfig, *, graded: Graded | None = None
+) -> Parts:
     """Split assessed items into the five parts; `grade` says who was set aside.
+
+    `graded` is what `grade` said of these items and verdicts, where the caller has it.
 
     Shares count distinct questions. A share s of n questions is s·n rounded half up, at least 1 where s > 0; where
     that leaves nothing for training, the largest part gives one up until it does. Within a part rows keep file order.
@@ -79,7 +89,7 @@ def split(items: Sequence[Item], verdicts: Mapping[str, Verdict], config: SplitC
     """
     if not items:
         raise DataError("there are no items to split; check data.items")
-    graded = grade(items, verdicts)
+    graded = grade(items, verdicts) if graded is None else graded
     total = len(graded.mastered) + len(graded.injection)
     if not total:
         raise DataError(
@@ -205,12 +215,13 @@ def check_leaks(parts: Mapping[str, Sequence[Row]]) -> None:
     """
     first: dict[str, tuple[str, str]] = {}
     leaks: dict[str, str] = {}
-    for part, rows in parts.items():
-        for row in rows:
-            key = row.item.question_key()
-            other_part, other_id = first.setdefault(key, (part, row.item.id))
-            if other_part != part and key not in leaks:
-                leaks[key] = f"{_shorten(key)!r} ({other_id!r} in {other_part}, {row.item.id!r} in {part})"
+    with uncollected():
+        for part, rows in parts.items():
+            for row in rows:
+                key = row.item.question_key()
+                other_part, other_id = first.setdefault(key, (part, row.item.id))
+                if other_part != part and key not in leaks:
+                    leaks[key] = f"{_shorten(key)!r} ({other_id!r} in {other_part}, {row.item.id!r} in {part})"
     if leaks:
         shown = "; ".join(list(leaks.values())[:_SHOWN])
         raise DataError(

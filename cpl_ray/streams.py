@@ -4,11 +4,12 @@ Every worker iterates the whole stream of its set, which Ray keeps once per node
 rows of its slice (order.py). So every row comes exactly once an epoch and the world size changes no batch.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
+import ray
 import ray.data
 from ray.data import DataIterator, Dataset
 
@@ -45,8 +46,8 @@ def encoded_stream(items: Sequence[Item], encoder: Encoder, name: str) -> Datase
     """
     if not items:
         raise DataError(f"the {name} set is empty; nothing can be trained on it")
-    tables = []
-    for start in range(0, len(items), BLOCK_ROWS):
+
+    def block(start: int) -> pa.Table:
         rows = [encoder.training(item) for item in items[start : start + BLOCK_ROWS]]
         images = [None if row.image is None else asdict(row.image) for row in rows]
         columns = [
@@ -55,15 +56,34 @@ def encoded_stream(items: Sequence[Item], encoder: Encoder, name: str) -> Datase
             [row.target_ids for row in rows],
             images,
         ]
-        tables.append(pa.table(columns, schema=_ENCODED))
-    return ray.data.from_arrow(tables)
+        return pa.table(columns, schema=_ENCODED)
+
+    return _stored(block(start) for start in range(0, len(items), BLOCK_ROWS))
 
 
 def scored_stream(parts: Mapping[str, Sequence[Row]]) -> Dataset:
     """Put the items to be scored during training into the object store, with what the base model made of them."""
-    rows = [(part, row.item.to_json(), row.before.correct) for part, own in parts.items() for row in own if row.before]
-    columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[], [], []]
-    return ray.data.from_arrow(pa.table(columns, schema=_SCORED))
+    rows = [(part, row.item, row.before) for part, own in parts.items() for row in own if row.before]
+
+    def block(start: int) -> pa.Table:
+        some = rows[start : start + BLOCK_ROWS]
+        columns = [
+            [part for part, _, _ in some],
+            [item.to_json() for _, item, _ in some],
+            [before.correct for _, _, before in some],
+        ]
+        return pa.table(columns, schema=_SCORED)
+
+    return _stored(block(start) for start in range(0, max(1, len(rows)), BLOCK_ROWS))
+
+
+def _stored(blocks: Iterable[pa.Table]) -> Dataset:
+    """Put blocks into the object store one by one, so that this process never holds more than one of them.
+
+    What does not fit into the store Ray writes to disk, each block once.
+    """
+    stored: Any = [ray.put(block) for block in blocks]  # Ray has two types of the same name
+    return ray.data.from_arrow_refs(stored)
 
 
 def blocks_of(iterator: DataIterator) -> Callable[[], Iterator[pa.Table]]:
@@ -110,12 +130,25 @@ class StreamSource:
             self._pass, self._next_window, self._rest = self._blocks(), 0, _ENCODED.empty_table()
         start = self._next_window * self._window
         size = min(self._window, self.num_rows - start)
-        while self._rest.num_rows < size:
+        tables, num_rows = [self._rest], self._rest.num_rows
+        while num_rows < size:
             block = next(self._pass, None)
             if block is None:
-                raise DataError(f"a stream ended at row {start + self._rest.num_rows} of {self.num_rows}")
-            self._rest = pa.concat_tables([self._rest, block.select(_ENCODED.names).cast(_ENCODED)])
+                raise DataError(f"a stream ended at row {start + num_rows} of {self.num_rows}")
+            tables.append(_copied(block.select(_ENCODED.names).cast(_ENCODED)))
+            num_rows += block.num_rows
+        whole = pa.concat_tables(tables)
         self._held = {key: table for key, table in self._held.items() if key == self._next_window - 1}
-        self._held[self._next_window] = self._rest.slice(0, size).combine_chunks()
-        self._rest = self._rest.slice(size)
+        self._held[self._next_window] = whole.slice(0, size)
+        self._rest = whole.slice(size)
         self._next_window += 1
+
+
+def _copied(block: pa.Table) -> pa.Table:
+    """Return a copy in this process's memory.
+
+    A block that was read lies in the object store, which can give up nothing that is in use: a set larger than the
+    store would fill it, and all that is restored after that goes to files.
+    """
+    columns = [pa.concat_arrays([*column.chunks, pa.nulls(0, column.type)]) for column in block.columns]
+    return pa.Table.from_arrays(columns, schema=block.schema)

@@ -14,7 +14,7 @@ from cpl_ray.items import Item
 from cpl_ray.manifest import build_manifest, check_fits
 from cpl_ray.prompts import prompt_fingerprint
 from cpl_ray.reading import ReadResult, Rejected, check_budget, read_items, separate_ids, write_rejected
-from cpl_ray.rundir import RunDir, atomic_write_bytes
+from cpl_ray.rundir import RunDir, atomic_write_bytes, read_json
 from cpl_ray.split import check_leaks, denominator_notices, grade, parts_from_brought, split
 from cpl_ray.stopwatch import phase
 from pipelines.console import Say
@@ -134,7 +134,7 @@ def assess_items(config: Config, run: RunDir, say: Say, *, score: bool = True) -
                 say(notice)
         else:
             graded = grade(items, verdicts)
-            parts = split(items, verdicts, config.split)
+            parts = split(items, verdicts, config.split, graded=graded)
             check_leaks(parts)
         if report.get("warning"):
             say(f"warning: {report['warning']}", event="warning")
@@ -160,10 +160,10 @@ def _four(sets: dict[str, list[Item]]) -> tuple[list[Item], list[Item], list[Ite
 def publish(run: RunDir, say: Say) -> dict[str, Any]:
     """Put the assessment's manifest at the top of the run folder and say the sizes of its parts."""
     atomic_write_bytes(run.manifest, (run.assessment / "manifest.json").read_bytes())
-    assessment = read_assessment(run.assessment)
-    sizes = ", ".join(f"{part} {len(rows)}" for part, rows in assessment.parts.items() if rows)
-    say(f"parts: {sizes}")
-    return assessment.manifest
+    manifest = read_json(run.manifest)
+    rows = {part: described["rows"] for part, described in manifest["parts"].items()}
+    say(f"parts: {', '.join(f'{part} {number}' for part, number in rows.items() if number)}")
+    return manifest
 
 
 def adopt_assessment(config: Config, run: RunDir, say: Say) -> dict[str, Any]:

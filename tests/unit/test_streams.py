@@ -56,3 +56,19 @@ def test_a_stream_that_ends_early_is_an_error() -> None:
     source = StreamSource(lambda: blocks([10]), len(ROWS), 4)
     with pytest.raises(DataError, match="10 of 23"):
         source.take((12,))
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_what_is_held_is_a_copy_and_no_part_of_the_store(window: int | None) -> None:
+    given = list(blocks([10, 9, 4]))
+    source = StreamSource(lambda: iter(given), len(ROWS), window)
+    source.take(tuple(range(len(ROWS))))
+    held = [source._rest, *source._held.values()]
+    assert addresses(held)
+    assert not addresses(held) & addresses(given)
+
+
+def addresses(tables: list[pa.Table]) -> set[int]:
+    """Return where the buffers of tables lie in memory, without empty ones."""
+    arrays = [chunk for table in tables for column in table.columns for chunk in column.chunks]
+    return {buffer.address for array in arrays for buffer in array.buffers() if buffer is not None and buffer.size}

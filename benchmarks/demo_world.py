@@ -53,11 +53,14 @@ class World:
         self._values = values
         self._assessment = read_assessment(run / "assessment")
 
-    def prepare(self, train: dict[str, Any], **sections: dict[str, Any]) -> "Prepared":
-        """Load model and sets for a training with changed settings of `train` and of further sections."""
+    def settings(self, train: dict[str, Any], **sections: dict[str, Any]) -> Config:
+        """Return the run's settings with changes of `train` and of further sections."""
         values = self._values | {"train": self._values["train"] | train}
         values |= {name: (self._values.get(name) or {}) | keys for name, keys in sections.items()}
-        config = Config.model_validate(values)
+        return Config.model_validate(values)
+
+    def prepare(self, config: Config) -> "Prepared":
+        """Load the base model and what else a training with these settings needs."""
         model, tokenizer = load_model(config.model), load_tokenizer(config)
         scorer_name = str(self._assessment.manifest["scorer"])
         max_length = item_max_length(config, model.config, tokenizer)
@@ -67,7 +70,7 @@ class World:
 
     def train(self, train: dict[str, Any], **sections: dict[str, Any]) -> dict[str, Any]:
         """Train with changed settings of `train` and of further sections; count learned and forgotten items."""
-        world = self.prepare(train, **sections)
+        world = self.prepare(self.settings(train, **sections))
         engine = ZeroEngine(world.model, world.config)
         learned, forgotten = world.counter("injection_train"), world.counter("mastered_train", "mastered_test")
         sources = [world.rows(name) for name in ("injection_train", "mastered_train")]

@@ -1,4 +1,4 @@
-"""The reference algorithm's schedule as plain torch would have it: one item a pass, one tensor at a time, nothing fused.
+"""The reference algorithm's schedule as plain torch would have it: one item a pass, one tensor at a time, eager.
 
 Imports nothing of the project's training code. Written for a fair race: tensors are made before, the signs of g_M once
 an epoch, moments change in place, and nothing is measured on the way.

@@ -4,10 +4,13 @@ For comparisons of settings: the same loop and DeepSpeed engine as `cpl train`, 
 """
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from transformers import PreTrainedModel
 
 from cpl_ray.assessment import Row, in_denominator, read_assessment
 from cpl_ray.collectives import Collectives
@@ -50,31 +53,29 @@ class World:
         self._values = values
         self._assessment = read_assessment(run / "assessment")
 
-    def train(self, train: dict[str, Any], **sections: dict[str, Any]) -> dict[str, Any]:
-        """Train with changed settings of `train` and of further sections; count learned and forgotten items."""
+    def settings(self, train: dict[str, Any], **sections: dict[str, Any]) -> Config:
+        """Return the run's settings with changes of `train` and of further sections."""
         values = self._values | {"train": self._values["train"] | train}
         values |= {name: (self._values.get(name) or {}) | keys for name, keys in sections.items()}
-        config = Config.model_validate(values)
+        return Config.model_validate(values)
+
+    def prepare(self, config: Config) -> "Prepared":
+        """Load the base model and what else a training with these settings needs."""
         model, tokenizer = load_model(config.model), load_tokenizer(config)
         scorer_name = str(self._assessment.manifest["scorer"])
         max_length = item_max_length(config, model.config, tokenizer)
         encoder = Encoder.of(config, tokenizer, scorer=scorer_name, max_length=max_length)
         scorer = Scorer.of(config, tokenizer, name=scorer_name, max_length=max_length)
-        parts = self._assessment.parts
-        engine = ZeroEngine(model, config)
-        comm = Collectives(engine.device)
+        return Prepared(config, model, encoder, scorer, self._assessment.parts)
 
-        def counter(*names: str) -> Evaluator:
-            rows = [(name, row) for name in names for row in parts[name] if in_denominator(name, row.before)]
-            # the evaluator follows training parts only, so a held-out part is counted under the name of one
-            alias = {"mastered_test": "mastered_validation"}
-            items = [ScoredItem(r.item, alias.get(n, n), r.before.correct) for n, r in rows if r.before is not None]
-            return Evaluator(items, scorer, comm)
-
-        learned, forgotten = counter("injection_train"), counter("mastered_train", "mastered_test")
-        sources = [EncodedRows(parts[name], encoder) for name in ("injection_train", "mastered_train")]
+    def train(self, train: dict[str, Any], **sections: dict[str, Any]) -> dict[str, Any]:
+        """Train with changed settings of `train` and of further sections; count learned and forgotten items."""
+        world = self.prepare(self.settings(train, **sections))
+        engine = ZeroEngine(world.model, world.config)
+        learned, forgotten = world.counter("injection_train"), world.counter("mastered_train", "mastered_test")
+        sources = [world.rows(name) for name in ("injection_train", "mastered_train")]
         loop = TrainingLoop(
-            config, engine, sources[0], sources[1], pad_id=0, evaluate=lambda: learned.run(engine.module)
+            world.config, engine, sources[0], sources[1], pad_id=0, evaluate=lambda: learned.run(engine.module)
         )
         started = time.perf_counter()
         state = loop.run()
@@ -94,3 +95,26 @@ class World:
             "moved_against": state.moved_against,
             "state": state,
         }
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a training of a world needs, the base model freshly loaded."""
+
+    config: Config
+    model: PreTrainedModel
+    encoder: Encoder
+    scorer: Scorer
+    parts: dict[str, list[Row]]
+
+    def rows(self, part: str) -> EncodedRows:
+        """Return a part encoded."""
+        return EncodedRows(self.parts[part], self.encoder)
+
+    def counter(self, *names: str) -> Evaluator:
+        """Return what counts the items of parts that were learned or forgotten since the assessment."""
+        rows = [(name, row) for name in names for row in self.parts[name] if in_denominator(name, row.before)]
+        # the evaluator follows training parts only, so a held-out part is counted under the name of one
+        alias = {"mastered_test": "mastered_validation"}
+        items = [ScoredItem(r.item, alias.get(n, n), r.before.correct) for n, r in rows if r.before is not None]
+        return Evaluator(items, self.scorer, Collectives(torch.device("cpu")))

@@ -78,8 +78,8 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     path = found[-1] / "manifest.json"
     try:
         manifest = json.loads(path.read_bytes())
-        numbers = (int(manifest[name]) for name in ("step", "world_size", "zero_stage"))
-        return Checkpoint(found[-1], *numbers, files=dict(manifest["files"]))
+        step, world_size, zero_stage = (int(manifest[name]) for name in ("step", "world_size", "zero_stage"))
+        return Checkpoint(found[-1], step, world_size, zero_stage, dict(manifest["files"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(found[-1], path) from error
 

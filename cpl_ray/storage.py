@@ -6,7 +6,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cpl_ray.errors import StorageError
@@ -67,10 +67,8 @@ def _probed(folder: Path) -> int:
     except OSError as error:
         return error.errno or errno.EIO
     finally:
-        try:
+        with suppress(OSError):  # what hinders writing may hinder deleting
             probe.unlink(missing_ok=True)
-        except OSError:  # what hinders writing may hinder deleting
-            pass
     return errno.EIO
 
 

@@ -49,9 +49,8 @@ def run(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
                 begun = time.monotonic()
                 outcome |= last(config, run, say)
                 seconds[f"{name}_s"] = round(time.monotonic() - begun, 1)
-    say(
-        f"{', '.join(f'{name[:-2]} {value} s' for name, value in seconds.items())}; all {time.monotonic() - started:.0f} s"
-    )
+    took = ", ".join(f"{name[:-2]} {value} s" for name, value in seconds.items())
+    say(f"{took}; all {time.monotonic() - started:.0f} s")
     return _result(run) | outcome
 
 

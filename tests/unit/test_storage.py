@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from tests.faults.writers import EVERY
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def writers(*arguments: str, before: tuple[str, ...] = (), **environment: str) -> dict[str, Any]:
+def writers(
+    *arguments: str, before: tuple[str, ...] = (), environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     done = subprocess.run(
         [*before, sys.executable, "-m", "tests.faults.writers", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(environment or {})},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -51,7 +54,9 @@ def test_what_cannot_be_written_leaves_the_old_and_says_where(tmp_path: Path, wh
 def test_every_nth_write_fails_and_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
     place = tmp_path / "storage"
     found = writers(
-        "failing", str(place), **shim.failing_storage(shim.build(tmp_path), tmp_path / "not yet", every=EVERY[0])
+        "failing",
+        str(place),
+        environment=shim.failing_storage(shim.build(tmp_path), tmp_path / "not yet", every=EVERY[0]),
     )
     assert set(found) == {str(every) for every in EVERY}
     for every, one in found.items():

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cpl_ray.storage import refusal, storage_error, writing
+from pipelines.console import user_error
 from tests.faults import mounts, shim
 from tests.faults.writers import EVERY
 
@@ -77,6 +78,13 @@ def test_a_failure_gets_the_file_that_libraries_leave_out() -> None:
     assert storage_error(missing.value) is None
     with pytest.raises(RuntimeError, match="shapes"), writing("/runs/model"):
         raise RuntimeError("shapes differ")
+
+
+def test_a_failure_of_storage_is_told_without_a_traceback() -> None:
+    wrapped = RuntimeError("a task failed")
+    wrapped.__cause__ = OSError(errno.EROFS, os.strerror(errno.EROFS), "/runs/a/result.json")
+    assert str(user_error(wrapped)).startswith("cannot write /runs/a/result.json: Read-only file system; have it")
+    assert user_error(OSError(errno.ECONNREFUSED, "Connection refused")) is None
 
 
 def test_room_is_looked_for_before_a_checkpoint_is_begun(tmp_path: Path) -> None:

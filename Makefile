@@ -49,7 +49,7 @@ lint: setup
 fuzz: setup
 	CPL_FUZZ_CASES=2000 $(BIN)/python -m pytest -q -s tests/fuzz --timeout 1800
 
-# blows to every kind of process at random moments of the whole job; about a minute each on two cores
+# blows to every kind of process, storage, clock and tracking server in the whole job; minutes each (docs/operations.md)
 drills: setup
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m tests.drills
 

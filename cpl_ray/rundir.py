@@ -17,6 +17,7 @@ from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError, DataError, ResumeError
 from cpl_ray.loading import dump_config
 from cpl_ray.lock import LOCK_NAME, hold
+from cpl_ray.storage import try_writing
 
 __all__ = [
     "MEASURED",
@@ -47,11 +48,9 @@ def check_writable(folder: Path) -> None:
     Raises:
         ConfigError: it cannot be created or written.
     """
-    probe = folder / f".{secrets.token_hex(4)}.part-probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"cpl")
-        probe.unlink()
+        try_writing(folder)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(

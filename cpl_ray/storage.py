@@ -13,7 +13,7 @@ from cpl_ray.errors import StorageError
 
 PROBE_BYTES = 1 << 20
 _RUST = re.compile(r"\(os error (\d+)\)")  # safetensors and tokenizers keep the system's number in their text
-_TORCH = re.compile(r"PytorchStreamWriter failed|\. unexpected pos \d")  # torch does not keep it at all
+_TORCH = re.compile(r"PytorchStreamWriter failed|\. unexpected pos \d|iostream error")  # torch does not keep it at all
 _ADVICE = {
     errno.ENOSPC: "free some space there",
     errno.EDQUOT: "free some space there, or have the quota raised",
@@ -50,25 +50,35 @@ def _as_os_error(error: Exception, path: Path) -> OSError | None:
     if found := _RUST.search(str(error)):
         code = int(found[1])
     elif _TORCH.search(str(error)):
-        code = _probed(path if path.is_dir() else path.parent)
+        code = _found_out(path if path.is_dir() else path.parent)
     else:
         return None
     return OSError(code, os.strerror(code), str(path))
 
 
-def _probed(folder: Path) -> int:
-    """Return the system's number for what hinders writing into `folder`: found out by trying; EIO if it works again."""
+def try_writing(folder: Path, num_bytes: int = 3) -> None:
+    """Write a file of its own into `folder`, flush it to disk and delete it.
+
+    Raises:
+        OSError: that cannot be done; nothing is left.
+    """
     probe = folder / f".{secrets.token_hex(4)}.part-probe"
     try:
         with open(probe, "xb") as stream:
-            stream.write(bytes(PROBE_BYTES))
+            stream.write(bytes(num_bytes))
             stream.flush()
             os.fsync(stream.fileno())
-    except OSError as error:
-        return error.errno or errno.EIO
     finally:
         with suppress(OSError):  # what hinders writing may hinder deleting
             probe.unlink(missing_ok=True)
+
+
+def _found_out(folder: Path) -> int:
+    """Return the system's number for what hinders writing into `folder`; EIO if nothing does any more."""
+    try:
+        try_writing(folder, PROBE_BYTES)
+    except OSError as error:
+        return error.errno or errno.EIO
     return errno.EIO
 
 
@@ -84,10 +94,8 @@ def refusal(folder: Path, num_bytes: int) -> StorageError | None:
 
     A broken device may work again at the next try, so it is no reason here.
     """
-    probe = folder / f".{secrets.token_hex(4)}.part-probe"
     try:
-        probe.write_bytes(b"cpl")
-        probe.unlink()
+        try_writing(folder)
         usage = shutil.disk_usage(folder)
     except OSError as error:
         return _said(str(folder), error.errno) if error.errno in _ADVICE and error.errno != errno.EIO else None

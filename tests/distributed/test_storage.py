@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ pytestmark = pytest.mark.distributed
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def training(*arguments: str, before: tuple[str, ...] = (), **environment: str) -> list[dict[str, Any]]:
+def training(
+    *arguments: str, before: tuple[str, ...] = (), environment: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
     done = subprocess.run(
         [*before, sys.executable, "-m", "tests.faults.training", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -54,7 +56,7 @@ def test_full_disk_ends_all_ranks_with_a_message_and_room_mends_it_world_2(tmp_p
 @pytest.mark.skipif(not shim.POSSIBLE, reason=shim.WHY_NOT)
 def test_every_nth_write_fails_and_attempts_end_at_the_same_bits_world_1(tmp_path: Path) -> None:
     variables = shim.failing_storage(shim.build(tmp_path), tmp_path / "not yet", every=EVERY[0])
-    found = training("failing", str(tmp_path), **variables)
+    found = training("failing", str(tmp_path), environment=variables)
     for every, one in zip(EVERY, found, strict=True):
         assert one["said"], every
         for said in one["said"]:
@@ -65,6 +67,10 @@ def test_every_nth_write_fails_and_attempts_end_at_the_same_bits_world_1(tmp_pat
         assert one["parts"] == [], every
     files = {said.split("/")[-1] for one in found for said in one["said"]}
     assert len(files) > 2, files
+
+
+def _other_list(folder: Path) -> None:
+    (folder / "manifest.json").write_text("[1]")
 
 
 def _half_written(folder: Path) -> None:
@@ -79,7 +85,7 @@ TORN: dict[str, tuple[Callable[[Path], None], bool]] = {
     "a rank's file is gone": (lambda folder: (folder / "rank_00000.safetensors").unlink(), False),
     "the state is cut": (lambda folder: cut(folder, "state.json"), False),
     "the manifest is cut": (lambda folder: cut(folder, "manifest.json"), False),
-    "the manifest is another list": (lambda folder: (folder / "manifest.json").write_text("[1]"), False),
+    "the manifest is another list": (_other_list, False),
     "the manifest is gone": (lambda folder: (folder / "manifest.json").unlink(), True),
     "half written": (_half_written, True),
 }

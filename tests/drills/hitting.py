@@ -2,6 +2,7 @@
 
 import re
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ class Hit:
 
     def __init__(self, world: World, fault: Fault, name: str) -> None:
         self.fault, self.folder = fault, fault.runs / name
-        self.process = world.start("run", "drill.yaml", *_where(fault, name), **fault.variables)
+        self.process = world.start("run", "drill.yaml", *_where(fault, name), stderr=subprocess.PIPE, **fault.variables)
         self.stage, self.updates, self.at_s = "", 0, 0.0
 
     def struck(self) -> bool:

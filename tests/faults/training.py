@@ -20,7 +20,7 @@ from tests.distributed.test_resume import make_config, train_once
 from tests.faults.mounts import Tmpfs
 
 STEPS = 8
-EVERY = (37, 41, 47, 59)  # more than the calls from one checkpoint to the next, or no attempt would come further
+EVERY = (61, 67, 71, 79, 89)  # more than the calls from one checkpoint to the next, or no attempt would come further
 ATTEMPTS = 40
 LARGE = 1 << 28
 
@@ -93,6 +93,8 @@ def _attempts(folder: Path, every: int, calm: dict[str, torch.Tensor]) -> dict[s
             said.append(f"{type(error).__name__} {error}")
         else:
             break
+    else:
+        raise AssertionError(f"no attempt came to the end: {said[-3:]}")
     return {"said": said, "same": same(calm, resumed), "steps": steps(folder), "parts": parts(folder)}
 
 

@@ -5,22 +5,26 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cpl_ray.storage import refusal, storage_error, writing
+from pipelines.console import user_error
 from tests.faults import mounts, shim
 from tests.faults.writers import EVERY
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def writers(*arguments: str, before: tuple[str, ...] = (), **environment: str) -> dict[str, Any]:
+def writers(
+    *arguments: str, before: tuple[str, ...] = (), environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     done = subprocess.run(
         [*before, sys.executable, "-m", "tests.faults.writers", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(environment or {})},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -51,7 +55,9 @@ def test_what_cannot_be_written_leaves_the_old_and_says_where(tmp_path: Path, wh
 def test_every_nth_write_fails_and_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
     place = tmp_path / "storage"
     found = writers(
-        "failing", str(place), **shim.failing_storage(shim.build(tmp_path), tmp_path / "not yet", every=EVERY[0])
+        "failing",
+        str(place),
+        environment=shim.failing_storage(shim.build(tmp_path), tmp_path / "not yet", every=EVERY[0]),
     )
     assert set(found) == {str(every) for every in EVERY}
     for every, one in found.items():
@@ -72,6 +78,13 @@ def test_a_failure_gets_the_file_that_libraries_leave_out() -> None:
     assert storage_error(missing.value) is None
     with pytest.raises(RuntimeError, match="shapes"), writing("/runs/model"):
         raise RuntimeError("shapes differ")
+
+
+def test_a_failure_of_storage_is_told_without_a_traceback() -> None:
+    wrapped = RuntimeError("a task failed")
+    wrapped.__cause__ = OSError(errno.EROFS, os.strerror(errno.EROFS), "/runs/a/result.json")
+    assert str(user_error(wrapped)).startswith("cannot write /runs/a/result.json: Read-only file system; have it")
+    assert user_error(OSError(errno.ECONNREFUSED, "Connection refused")) is None
 
 
 def test_room_is_looked_for_before_a_checkpoint_is_begun(tmp_path: Path) -> None:

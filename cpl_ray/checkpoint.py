@@ -72,8 +72,8 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     if not found:
         return None
     manifest = json.loads((found[-1] / "manifest.json").read_text(encoding="utf-8"))
-    about = (manifest[key] for key in ("step", "world_size", "zero_stage", "files"))
-    return Checkpoint(found[-1], *about, manifest.get("format_version", 1))
+    known = {key: manifest[key] for key in ("step", "world_size", "zero_stage", "files")}
+    return Checkpoint(found[-1], **known, format_version=manifest.get("format_version", 1))
 
 
 def check_resumable(checkpoint: Checkpoint, *, world_size: int, zero_stage: int) -> None:
@@ -115,8 +115,8 @@ def save_checkpoint(
     if comm.rank == 0:
         (part / "state.json").write_text(json.dumps(state), encoding="utf-8")
         files = {str(p.relative_to(part)): _sha256(p) for p in sorted(part.rglob("*")) if p.is_file()}
-        manifest = {"format_version": FORMAT_VERSION, "step": step, "world_size": comm.world_size}
-        manifest |= {"zero_stage": zero_stage, "files": files}
+        made = {"step": step, "world_size": comm.world_size, "zero_stage": zero_stage}
+        manifest = {"format_version": FORMAT_VERSION, **made, "files": files}
         atomic_write_text(part / "manifest.json", json.dumps(manifest, indent=1))
         final = folder / f"step_{step:08d}"
         shutil.rmtree(final, ignore_errors=True)  # of a lost attempt: the same bytes

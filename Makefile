@@ -7,7 +7,7 @@ TOOLS := .venv-tools
 TORCH_INDEX ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: setup locked lock demo demo-seeds test test-search test-ray test-others lint fuzz drills bench sbom audit
+.PHONY: setup locked lock matrix demo demo-seeds test test-search test-ray test-others lint fuzz drills bench sbom audit
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -63,6 +63,11 @@ fuzz: setup
 # blows to every kind of process at random moments of the whole job; about a minute each on two cores
 drills: setup
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m tests.drills
+
+# fresh environments with the lowest and the newest versions that pyproject.toml allows, some tests in each (3 GB each)
+TORCH ?=
+matrix: setup
+	$(BIN)/python -m tests.matrix $(if $(TORCH),--torch $(TORCH)) $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 
 bench: setup
 	$(BIN)/python -m benchmarks

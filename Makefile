@@ -7,7 +7,7 @@ TOOLS := .venv-tools
 TORCH_INDEX ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: setup locked lock matrix demo demo-seeds test test-search test-ray test-others lint fuzz drills bench sbom audit
+.PHONY: setup locked lock matrix load demo demo-seeds test test-search test-ray test-others lint fuzz drills bench sbom audit
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -68,6 +68,11 @@ drills: setup
 TORCH ?=
 matrix: setup
 	$(BIN)/python -m tests.matrix $(if $(TORCH),--torch $(TORCH)) $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+
+# many writers on one store, 10,000 items, three minutes of training again and again; `LOAD=sweep`: 64 trials, long
+LOAD ?=
+load: setup
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m tests.load $(LOAD)
 
 bench: setup
 	$(BIN)/python -m benchmarks

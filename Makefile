@@ -7,7 +7,7 @@ TOOLS := .venv-tools
 TORCH_INDEX ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo demo-seeds test test-search test-ray test-others lint fuzz drills bench sbom audit
+.PHONY: setup locked lock matrix load demo demo-seeds test test-search test-ray test-others lint fuzz drills bench sbom audit
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -21,6 +21,17 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
+
+# the same set, each file by its sha256 (requirements.lock), else an error. torch alone comes by its version: it has one
+# build per platform and index. What comes as source is built with the setuptools of the lock
+locked: | $(BIN)/python
+	awk '/^setuptools==/ { on = 1 } on { print } on && !/\\$$/ { exit }' requirements.lock > $(VENV)/setuptools.lock
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r $(VENV)/setuptools.lock
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --no-build-isolation -r requirements.lock
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
+	@touch $(STAMP)
 
 demo: setup
 	$(BIN)/python -m pipelines.demo
@@ -53,6 +64,16 @@ fuzz: setup
 drills: setup
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m tests.drills
 
+# fresh environments with the lowest and the newest versions that pyproject.toml allows, some tests in each (3 GB each)
+TORCH ?=
+matrix: setup
+	$(BIN)/python -m tests.matrix $(if $(TORCH),--torch $(TORCH)) $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+
+# many writers on one store, 10,000 items, three minutes of training again and again; `LOAD=sweep`: 64 trials, long
+LOAD ?=
+load: setup
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m tests.load $(LOAD)
+
 bench: setup
 	$(BIN)/python -m benchmarks
 
@@ -60,6 +81,17 @@ bench: setup
 $(TOOLS)/bin/cyclonedx-py:
 	$(PYTHON) -m venv $(TOOLS)
 	$(TOOLS)/bin/python -m pip install --quiet cyclonedx-bom==7.5.0 pip-audit==2.10.1
+
+# requirements.lock anew, after constraints.txt has changed (PyPI's hashes of all files of each version)
+lock: $(TOOLS)/bin/uv
+	{ echo '# The tested set with the sha256 of every file of it, but torch. Made from constraints.txt by `make lock`.'; \
+	  grep -v '^torch==' constraints.txt | $(TOOLS)/bin/uv pip compile --quiet --no-config --no-deps --generate-hashes \
+	  --no-header --no-annotate --python-version 3.11 -; } > requirements.lock.part
+	mv requirements.lock.part requirements.lock
+
+$(TOOLS)/bin/uv:
+	test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet uv==0.13.9
 
 # what is installed, as CycloneDX JSON
 sbom: setup $(TOOLS)/bin/cyclonedx-py

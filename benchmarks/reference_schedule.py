@@ -1,7 +1,7 @@
 """The reference algorithm's schedule against ours, to the same learned target.
 
-`python -m benchmarks.reference_schedule RUN`, the folder of a finished run (`make demo` leaves some). Three trainings of
-its base model on its parts, one thread, seconds of CPU spent training (evaluations are outside the clock):
+`python -m benchmarks.reference_schedule RUN`, the folder of a finished run (`make demo` leaves some). Three trainings
+of its base model on its parts, one thread, seconds of CPU spent training (evaluations are outside the clock):
 
     plain      the reference's schedule as plain torch: batch 1, the whole of M train once an epoch, eager loops
     paper      the same mathematics by our loop and engine: settings of `configs/paper/`, the optimizer of the race

@@ -88,7 +88,7 @@ class FullDisk(Fault):
 
     def end(self) -> None:
         if not self.not_possible:
-            mounts.Tmpfs(self.runs).unmount()
+            mounts.forget(self.runs)
 
 
 class FullDiskLate(FullDisk):
@@ -117,7 +117,7 @@ class ReadOnly(Fault):
 
     def end(self) -> None:
         if not self.not_possible:
-            self.disk.unmount()
+            mounts.forget(self.runs)
             self.disk.image.unlink()
 
 

@@ -29,11 +29,9 @@ def _mount(*arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def _unmount(folder: Path) -> None:
-    deadline = time.monotonic() + 20
-    while not _did("umount", str(folder)):
-        assert time.monotonic() < deadline, f"{folder} is still in use"
-        time.sleep(0.2)
+def forget(folder: Path) -> None:
+    """Unmount what is mounted there, at the latest when nobody uses it any more."""
+    _did("umount", "--lazy", str(folder))
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,6 @@ class Tmpfs:
             if _did("mount", "-o", f"remount,size={usage.used + spare}", str(self.folder)):
                 return
             assert time.monotonic() < deadline, f"{self.folder} could not be filled, {usage.used} bytes are used"
-
-    def unmount(self) -> None:
-        _unmount(self.folder)
 
     def writable(self, wanted: bool) -> None:
         """Refused by the system while a file there is open for writing."""
@@ -92,4 +87,8 @@ class Disk:
         _mount("-o", "remount,abort", str(self.folder))
 
     def unmount(self) -> None:
-        _unmount(self.folder)
+        """Unmount it; waits until nobody uses it."""
+        deadline = time.monotonic() + 20
+        while not _did("umount", str(self.folder)):
+            assert time.monotonic() < deadline, f"{self.folder} is still in use"
+            time.sleep(0.2)

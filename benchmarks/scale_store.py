@@ -29,7 +29,7 @@ STREAMED = (10, 40, 80)
 """Blocks: as large as the store, and four and eight times as large."""
 SCORED = (80, 240, 480)
 """Blocks of a mebibyte."""
-COUNTED = (500, 2_000, 8_000)
+COUNTED = (250, 1_000, 4_000)
 EPOCHS, BATCH = 2, 256
 MIB = 1 << 20
 

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,6 +100,14 @@ def test_error_and_undefined_margin_survive_storage(tmp_path: Path) -> None:
     assert row.before is not None
     assert (row.before.error, row.before.correct) == ("too long", False)
     assert math.isnan(row.before.margin)
+
+
+def test_a_part_of_many_row_groups_survives_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Row(fact(str(n)), verdict(str(n), n % 2 == 0)) for n in range(7)]
+    monkeypatch.setattr("cpl_ray.assessment._ROWS_AT_ONCE", 3)
+    write_assessment(tmp_path / "a", {"injection_train": rows}, {})
+    assert pq.ParquetFile(tmp_path / "a" / "injection_train.parquet").num_row_groups == 3
+    assert read_assessment(tmp_path / "a").parts["injection_train"] == rows
 
 
 def test_same_content_same_bytes(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from cpl_ray.cells import answer_index, normalised
 from cpl_ray.items import COLUMNS, ROLES, Item, Message, RowError, parse_row
+from cpl_ray.pictures import Picture
 
 FORMATS = ("auto", "multiple_choice", "cloze", "completion", "chat")
 
@@ -27,6 +29,9 @@ items = st.builds(
     prompt=st.none() | texts,
     messages=st.lists(st.builds(Message, st.sampled_from(ROLES), texts), max_size=3).map(tuple),
     subject=st.none() | texts,
+    aliases=st.lists(texts, max_size=2).map(tuple),
+    image=st.none() | st.builds(Picture, texts, texts),
+    paraphrases=st.lists(texts, max_size=2).map(tuple),
 )
 any_text = st.text(alphabet=st.characters(), max_size=10)  # lone surrogates too, as JSON escapes can make them
 scalars = st.none() | st.booleans() | st.integers(-3, 30) | st.floats() | any_text | st.sampled_from(["A", "b)", "[1]"])
@@ -60,6 +65,15 @@ def test_item_survives_json(item: Item) -> None:
     line = item.to_json()
     assert "\n" not in line
     assert Item.from_json(line) == item
+    empty = {name for name in ("aliases", "image", "paraphrases") if not getattr(item, name)}
+    stored = {name: value for name, value in asdict(item).items() if name not in empty}
+    assert line == json.dumps(stored, ensure_ascii=False)  # digests are of these very bytes
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_the_short_way_of_ascii_folds_as_the_long_one(text: str) -> None:
+    long = normalised(text + "\u200d")  # a character that does not count, and is not ASCII
+    assert normalised(text) == long
 
 
 @given(near_rows | st.dictionaries(any_text, json_values, max_size=4) | json_values, st.sampled_from(FORMATS))

@@ -69,7 +69,7 @@ def large_engine() -> ZeroEngine:
 
 def compared(engine: ZeroEngine, rows: int, names: list[str], rounds: int) -> list[Timing]:
     """Time rivals in turn on micro-batches of `rows` rows, and print the ratios that have a goal."""
-    alternatives: dict[str, Callable[[], object]] = {name: updates(engine, rows, *RIVALS[name]) for name in names}
+    alternatives = {name: updates(engine, rows, *RIVALS[name]) for name in names}
     timings = compare(alternatives, rounds=rounds, warmup=1, clock=time.process_time)
     found = {timing.name: timing for timing in timings}
     for (first, second), goal in GOALS.items():

@@ -10,6 +10,7 @@ import ray.train
 
 from cpl_ray.config import Config
 from cpl_ray.errors import UserError
+from cpl_ray.heap import keep_freed_memory
 from cpl_ray.inside_budget import INSIDE_BUDGET
 from cpl_ray.items import Item
 from cpl_ray.rundir import atomic_write_text
@@ -57,6 +58,7 @@ def _train(job: dict[str, Any]) -> dict[str, Any]:
     run_folder = Path(job["run_folder"])
     started = time.time()
     if not config.cluster.use_gpu:
+        keep_freed_memory()
         torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
     tokenizer, vision = load_tokenizer(config), load_vision(config)
     model = load_model(

@@ -1,7 +1,7 @@
 """The reference algorithm's schedule against ours, to the same learned target.
 
-`python -m benchmarks.reference_schedule RUN`, the folder of a finished run (`make demo` leaves some). Three trainings of
-its base model on its parts, one thread, seconds of CPU spent training (evaluations are outside the clock):
+`python -m benchmarks.reference_schedule RUN`, the folder of a finished run (`make demo` leaves some). Three trainings
+of its base model on its parts, one thread, seconds of CPU spent training (evaluations are outside the clock):
 
     plain      the reference's schedule as plain torch: batch 1, the whole of M train once an epoch, eager loops
     paper      the same mathematics by our loop and engine: settings of `configs/paper/`, the optimizer of the race
@@ -38,7 +38,7 @@ from cpl_ray.rundir import atomic_write_text
 from pipelines.tables import print_table
 
 PRESET = Path(__file__).parents[1] / "configs" / "paper" / "qwen2.5-1.5b_arc_c.yaml"
-SCALABLE = "train.micro_batch_size=66 train.refresh=2 optimizer.lr=5e-4"
+SCALABLE = "train.micro_batch_size=33 train.refresh=4 optimizer.lr=5e-4"
 HOPELESS = 4  # times the budget: a rate that has forgotten this much does not come back
 
 

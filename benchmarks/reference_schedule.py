@@ -16,157 +16,23 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from torch import nn
+from torch import Tensor
 
-from benchmarks import plain_reference
 from benchmarks.__main__ import processor
-from benchmarks.demo_world import Prepared, World
 from benchmarks.measure import Timing, compare
+from benchmarks.racers import Ours, Plain, Race, Racer
 from cpl_ray.calibration import one_process
-from cpl_ray.engine import ZeroEngine
 from cpl_ray.environment import snapshot
-from cpl_ray.loading import load_config
-from cpl_ray.loop import TrainingLoop
 from cpl_ray.rundir import atomic_write_text
 from pipelines.tables import print_table
 
-PRESET = Path(__file__).parents[1] / "configs" / "paper" / "qwen2.5-1.5b_arc_c.yaml"
-SCALABLE = "train.micro_batch_size=66 train.refresh=2 optimizer.lr=5e-4"
+SCALABLE = "train.micro_batch_size=33 train.refresh=4 optimizer.lr=5e-4"
 HOPELESS = 4  # times the budget: a rate that has forgotten this much does not come back
-
-
-class Plain:
-    """The transcription, an epoch at a time."""
-
-    def __init__(self, world: Prepared) -> None:
-        self.module: nn.Module = world.model
-        settings = world.config.optimizer
-        sets = [world.rows(part) for part in ("mastered_train", "injection_train")]
-        mastered, injection = (plain_reference.plain_items(rows.take(tuple(range(rows.num_rows)))) for rows in sets)
-        self._training = plain_reference.train(
-            world.model,
-            mastered,
-            injection,
-            optimizer=settings.name,
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
-            betas=settings.betas,
-            eps=settings.eps,
-        )
-        self._per_epoch = len(injection)
-        self.updates, self.epochs = 0, 0.0
-
-    def advance(self) -> None:
-        """Train until the next evaluation."""
-        next(self._training)
-        self.updates += self._per_epoch
-        self.epochs += 1
-
-
-class Ours:
-    """Our loop and engine, from evaluation to evaluation; metrics are written as in any run, checkpoints are not."""
-
-    def __init__(self, world: Prepared, folder: Path) -> None:
-        self._engine = ZeroEngine(world.model, world.config)
-        self.module = self._engine.module
-        injection, mastered = world.rows("injection_train"), world.rows("mastered_train")
-        self._loop = TrainingLoop(world.config, self._engine, injection, mastered, pad_id=0, run_folder=folder)
-        every = world.config.evaluate.every
-        self._every = every if isinstance(every, int) else self._loop.steps_per_epoch
-        self.updates, self.epochs = 0, 0.0
-
-    def advance(self) -> None:
-        """Train until the next evaluation."""
-        self._loop.total_steps = self.updates + self._every
-        self.updates = self._loop.run().step
-        self.epochs = self.updates / self._loop.steps_per_epoch
-
-
-@dataclass
-class Racer:
-    """One training on its way to the target."""
-
-    name: str
-    trainer: Plain | Ours
-    world: Prepared
-    seconds: float = 0.0
-    learned: dict[str, float] | None = None
-
-    def advance(self) -> None:
-        """Train until the next evaluation, on the clock, and evaluate off it."""
-        started = time.process_time()
-        self.trainer.advance()
-        self.seconds += time.process_time() - started
-        self.learned = self.world.counter("injection_train").run(self.trainer.module)
-
-    def arrived(self, target: float) -> bool:
-        """Tell whether the last evaluation found this share learned."""
-        return self.learned is not None and self.learned["learned"] / self.learned["learned_of"] >= target
-
-    def result(self) -> dict[str, Any]:
-        """Count what was learned and forgotten: all parts."""
-        held_out = self.world.counter("mastered_test").run(self.trainer.module)
-        others = self.world.counter("injection_train", "mastered_train", "mastered_validation").run(self.trainer.module)
-        names = ("learned", "forgotten_in_set", "forgotten_validation")
-        return {
-            "name": self.name,
-            "epochs": self.trainer.epochs,
-            "updates": self.trainer.updates,
-            "seconds": self.seconds,
-            "forgotten_held_out": held_out["forgotten_validation"],
-            "forgotten_held_out_of": held_out["forgotten_validation_of"],
-            **{f"{name}{suffix}": others[f"{name}{suffix}"] for name in names for suffix in ("", "_of")},
-        }
-
-
-class Race:
-    """Makes the trainers of one finished run's world.
-
-    Args:
-        run: the run's folder.
-        compile: `optimizer.compile` of ours.
-        optimizer: of plain and paper.
-        folder: where the loops write.
-    """
-
-    def __init__(self, run: Path, compile: str, optimizer: str, folder: Path) -> None:
-        self._run, self._world, self._folder = run, World(run), folder
-        self.own = load_config(run / "config.yaml")
-        self.budget = self.own.budget.max_forgetting
-        self._ours = ["zero_stage=0", "tracking.enabled=false", "cluster.num_workers=1", f"optimizer.compile={compile}"]
-        self._ours += ["train.stop_at_learned=null", "train.checkpoint_every=null"]
-        preset = yaml.safe_load(PRESET.read_text(encoding="utf-8"))["train"]
-        self._paper = [f"train.{key}={json.dumps(value)}" for key, value in preset.items()]
-        self._paper += ["evaluate.every=epoch", f"optimizer.name={optimizer}"]
-
-    def plain(self, lr: float) -> Racer:
-        """Return the transcription."""
-        world = self._prepare([*self._paper, f"optimizer.lr={lr}"])
-        return Racer("plain torch", Plain(world), world)
-
-    def paper(self, lr: float, *more: str) -> Racer:
-        """Return our preset of the same mathematics."""
-        world = self._prepare([*self._paper, f"optimizer.lr={lr}", *more])
-        return Racer(" ".join(["paper preset", *more]), self._loop(world), world)
-
-    def scalable(self, variant: str) -> Racer:
-        """Return the run's own settings, with the changes of a variant: `KEY=VALUE KEY=VALUE`."""
-        batch = f"train.micro_batch_size={self.own.global_batch_size}"
-        world = self._prepare([batch, "train.gradient_accumulation_steps=1", *variant.split()])
-        return Racer(f"scalable {variant or 'as the run'}", self._loop(world), world)
-
-    def _prepare(self, overrides: Sequence[str]) -> Prepared:
-        return self._world.prepare(load_config(self._run / "config.yaml", [*self._ours, *overrides]))
-
-    def _loop(self, world: Prepared) -> Ours:
-        return Ours(world, Path(tempfile.mkdtemp(dir=self._folder)))
 
 
 def tried_rates(race: Race, rates: Sequence[float], target: float, epochs: int) -> list[dict[str, Any]]:
@@ -196,26 +62,34 @@ def _rank(one: dict[str, Any]) -> tuple[bool, bool, float]:
     return not one["inside_budget"], not one["arrived"], one["epochs"] if one["arrived"] else -one["learned"]
 
 
-def alternate(race: Race, lr: float, rounds: int) -> tuple[list[Timing], dict[str, float]]:
-    """Make epochs of plain and paper in turn; return seconds per epoch and how far their parameters are apart.
+def alternate(race: Race, lr: float, rounds: int) -> tuple[list[Timing], list[dict[str, float]]]:
+    """Make epochs of plain and paper in turn; return seconds per epoch, and after the first and the last the distance.
 
-    `relative` is the largest over tensors of max |a - b| / max |a|, `of_the_way` the norm of all a - b over that of the
-    way from the start.
+    The first epoch, which makes buffers and state, is not timed.
     """
     plain, paper, single = race.plain(lr), race.paper(lr), race.paper(lr, "train.mastered_micro_batch_size=1")
     start = [param.detach().clone() for param in plain.world.model.parameters()]
-    racers = (plain, paper, single)
-    timings = compare(
-        {racer.name: racer.trainer.advance for racer in racers}, rounds=rounds, warmup=1, clock=time.process_time
-    )
+    alternatives = {racer.name: racer.trainer.advance for racer in (plain, paper, single)}
+    for advance in alternatives.values():
+        advance()
+    apart = [distance(plain.trainer, paper.trainer, start)]
+    timings = compare(alternatives, rounds=rounds, warmup=0, clock=time.process_time)
+    return timings, [*apart, distance(plain.trainer, paper.trainer, start)]
+
+
+@torch.no_grad()
+def distance(plain: Plain | Ours, paper: Plain | Ours, start: Sequence[Tensor]) -> dict[str, float]:
+    """Return how far parameters are apart.
+
+    `relative` is the largest over tensors of max |a - b| / max |a|; `of_the_way` the norm of all a - b over that of the
+    way from the start.
+    """
     relative, apart, way = 0.0, 0.0, 0.0
-    pairs = zip(plain.trainer.module.parameters(), paper.trainer.module.parameters(), start, strict=True)
-    with torch.no_grad():
-        for ours, theirs, before in pairs:
-            relative = max(relative, float((ours - theirs).abs().max() / ours.abs().max()))
-            apart += float((ours - theirs).double().square().sum())
-            way += float((ours - before).double().square().sum())
-    return timings, {"epochs": plain.trainer.epochs, "relative": relative, "of_the_way": (apart / way) ** 0.5}
+    for ours, theirs, before in zip(plain.module.parameters(), paper.module.parameters(), start, strict=True):
+        relative = max(relative, float((ours - theirs).abs().max() / ours.abs().max()))
+        apart += float((ours - theirs).double().square().sum())
+        way += float((ours - before).double().square().sum())
+    return {"epochs": plain.epochs, "relative": relative, "of_the_way": (apart / way) ** 0.5}
 
 
 def to_the_target(racers: Sequence[Racer], target: float, epochs: int, own_epochs: int) -> list[dict[str, Any]]:
@@ -277,10 +151,9 @@ def main() -> None:
         print(f"epochs in turn at {lr:g}, CPU seconds per epoch")
         cells = [(t.name, f"{t.median_s:.2f}", f"{t.low_s:.2f} - {t.high_s:.2f}", f"{t.ratio:.2f}") for t in timings]
         print_table(("", "median", "10 % - 90 %", "ratio"), cells, numbers=True)
-        print(
-            f"after {apart['epochs']:.0f} epochs parameters differ by at most {apart['relative']:.1e} of a tensor's "
-            f"largest, {apart['of_the_way']:.1e} of the way from the start"
-        )
+        for one in apart:
+            way = f"{one['of_the_way']:.1e} of the way from the start"
+            print(f"after epoch {one['epochs']:.0f} plain and paper differ by {one['relative']:.1e} of a tensor, {way}")
         racers = [race.plain(lr), race.paper(lr), *(race.scalable(variant) for variant in options.scalable)]
         results = to_the_target(racers, target, options.epochs, race.own.train.epochs)
         print(f"to {target:.0%} learned, the reference's schedule at {lr:g}; seconds of training alone")

@@ -51,8 +51,7 @@ def run(config: Config, run: RunDir, say: Say, *, started: float | None = None) 
             if wanted:
                 with phase(name):
                     outcome |= last(config, run, say)
-    say_timing(watch, run, say)
-    return _result(run) | outcome | {"timing": watch.to_dict()}
+    return _result(run) | outcome | {"timing": say_timing(watch, run, say)}
 
 
 def assess(config: Config, run: RunDir, say: Say, tracker: Tracker | None = None) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from cpl_ray.collectives import Collectives
 from cpl_ray.config import Config
 from cpl_ray.encoding import Encoded
 from cpl_ray.engine import ZeroEngine
-from cpl_ray.heap import keep_freed_memory
 from cpl_ray.step import accumulate
 
 BATCH, LENGTH, VOCAB = 8, 48, 4096
@@ -25,7 +24,6 @@ BATCH, LENGTH, VOCAB = 8, 48, 4096
 def run(rounds: int) -> list[Timing]:
     """Compare a plain update with CPL at refresh 1 and refresh 4, equal batches; each timing covers four updates."""
     torch.set_num_threads(1)
-    keep_freed_memory()  # as a training worker does
     with only_rank():
         return compare(
             {

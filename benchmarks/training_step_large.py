@@ -16,7 +16,6 @@ from benchmarks.training_step import batches, only_rank
 from cpl_ray.collectives import Collectives
 from cpl_ray.config import Config
 from cpl_ray.engine import ZeroEngine
-from cpl_ray.heap import keep_freed_memory
 from cpl_ray.kept_states import KeptStates
 from cpl_ray.methods.build import build_method
 from cpl_ray.step import accumulate
@@ -44,7 +43,6 @@ GOALS = {
 def run(rounds: int) -> list[Timing]:
     """Compare CPU seconds of four updates of 135 M parameters (Llama, ZeRO 2, AdamW): micro-batches of 1 and 8 rows."""
     torch.set_num_threads(1)
-    keep_freed_memory()  # as a training worker does
     with only_rank():
         engine = large_engine()
         few = compared(engine, 1, list(RIVALS), rounds)
@@ -71,7 +69,7 @@ def large_engine() -> ZeroEngine:
 
 def compared(engine: ZeroEngine, rows: int, names: list[str], rounds: int) -> list[Timing]:
     """Time rivals in turn on micro-batches of `rows` rows, and print the ratios that have a goal."""
-    alternatives: dict[str, Callable[[], object]] = {name: updates(engine, rows, *RIVALS[name]) for name in names}
+    alternatives = {name: updates(engine, rows, *RIVALS[name]) for name in names}
     timings = compare(alternatives, rounds=rounds, warmup=1, clock=time.process_time)
     found = {timing.name: timing for timing in timings}
     for (first, second), goal in GOALS.items():

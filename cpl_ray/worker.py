@@ -11,7 +11,6 @@ import ray.train
 
 from cpl_ray.config import Config
 from cpl_ray.errors import UserError
-from cpl_ray.heap import keep_freed_memory
 from cpl_ray.inside_budget import INSIDE_BUDGET
 from cpl_ray.items import Item
 from cpl_ray.run_log import Place, event, logged
@@ -70,7 +69,6 @@ def _train(job: dict[str, Any], place: Place) -> dict[str, Any]:
     versions = {"torch": torch.__version__, "ray": ray.__version__}
     _log.info("the worker has started", extra=event("worker", model=config.model, rule=config.train.rule, **versions))
     if not config.cluster.use_gpu:
-        keep_freed_memory()
         torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
     tokenizer, vision = load_tokenizer(config), load_vision(config)
     model = load_model(

@@ -127,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reference_schedule", description=main.__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--lr", type=float, help="of the reference's schedule; none: the best of --rates")
-    parser.add_argument("--rates", nargs="+", type=float, default=[3e-4, 1e-4, 3e-5])
+    parser.add_argument("--rates", nargs="+", type=float, default=[1e-4, 5e-5, 3e-5])
     parser.add_argument("--optimizer", choices=("adamw", "adam", "sgd"), default="adamw", help="of plain and paper")
     parser.add_argument("--target", type=float, help="share learned; none: the run's own")
     parser.add_argument("--epochs", type=int, default=25, help="at most, of the reference's schedule")

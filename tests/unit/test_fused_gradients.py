@@ -208,6 +208,7 @@ def test_scratch_memory_does_not_grow_with_the_model(
         optimizer.step()
     kept = list(optimizer.mastered_tensors().values())
     state = [tensor for tensor in optimizer.state[param].values() if isinstance(tensor, torch.Tensor)]
+    assert param.grad is not None
     with LiveBytes([param, param.grad, *state, *kept]) as scratch:
         optimizer.step()
     assert scratch.peak <= 20_000_000  # 0.2 bytes per parameter of 100 million

@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,7 @@ import psutil
 import torch
 from mlflow import MlflowClient
 
+from tests.drills.temporary import variables
 from tests.ray.conftest import World, commands, left_behind, marked, steps, weights
 
 RUN = """\
@@ -27,6 +29,8 @@ optimizer: {lr: 1.0e-4, weight_decay: 0.1}
 cluster: {num_workers: 2}
 zero_stage: 2
 """
+TEMPORARY = "temporary"
+"""Below the world: temporary files of the undisturbed run."""
 TIMEOUT_S = 900
 ATTEMPTS = 4
 
@@ -78,7 +82,8 @@ class Drill:
 
 def undisturbed(world: World, name: str) -> dict[str, tuple[float, float]]:
     """Run the whole job and return when processes of each kind were first and last seen, in seconds after its start."""
-    process = world.start("run", "drill.yaml", f"run.name={name}")
+    places = variables(world.folder / TEMPORARY)
+    process = world.start("run", "drill.yaml", f"run.name={name}", stderr=subprocess.PIPE, **places)
     started = time.monotonic()
     seen: dict[str, tuple[float, float]] = {}
     while process.poll() is None:

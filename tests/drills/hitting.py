@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.drills.drill import ATTEMPTS, TIMEOUT_S, Drill, differences, ended, stage_of
+from tests.drills.drill import ATTEMPTS, TEMPORARY, TIMEOUT_S, Drill, differences, ended, stage_of
 from tests.drills.faults import Fault
+from tests.drills.temporary import kinds_left, variables
 from tests.ray.conftest import World, left_behind, steps
 
 CALM_ENDS = (1, 3)
@@ -21,7 +22,8 @@ class Hit:
 
     def __init__(self, world: World, fault: Fault, name: str) -> None:
         self.fault, self.folder = fault, fault.runs / name
-        self.process = world.start("run", "drill.yaml", *_where(fault, name), stderr=subprocess.PIPE, **fault.variables)
+        places = fault.variables | variables(fault.place / TEMPORARY)
+        self.process = world.start("run", "drill.yaml", *_where(fault, name), stderr=subprocess.PIPE, **places)
         self.stage, self.updates, self.at_s = "", 0, 0.0
 
     def struck(self) -> bool:
@@ -68,7 +70,8 @@ def run_fault(world: World, name: str, kind: str, fault: Fault, calm: Path) -> D
     fault.heal(hit.folder)
     while exit_codes[-1] != 0 and len(exit_codes) < ATTEMPTS:
         resume = ["run.resume=true"] if (hit.folder / "config.yaml").exists() else []
-        process = world.start("run", "drill.yaml", *_where(fault, name), *resume)
+        arguments = ("run", "drill.yaml", *_where(fault, name), *resume)
+        process = world.start(*arguments, stderr=subprocess.PIPE, **variables(fault.place / TEMPORARY))
         code, said = ended(process)
         exit_codes.append(code)
         faults += judged(code, said, fault.mended)
@@ -77,6 +80,10 @@ def run_fault(world: World, name: str, kind: str, fault: Fault, calm: Path) -> D
             fault.clear(hit.folder)
         faults += [f"left behind: {line}" for line in left_behind(process, 40)]
     faults += differences(hit.folder, calm) if exit_codes[-1] == 0 else ["could not be continued"]
+    usual = kinds_left(world.folder / TEMPORARY)
+    for first, names in kinds_left(fault.place / TEMPORARY).items():
+        if first not in usual and not killed:  # nobody can clean up after kill -9
+            faults.append(f"temporary files: {', '.join(names)}")
     seconds = round(time.monotonic() - started, 1)
     return Drill(kind, hit.at_s, was_hit, hit.stage, hit.updates, exit_codes, faults, seconds, messages)
 

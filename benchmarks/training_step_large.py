@@ -76,7 +76,7 @@ def compared(engine: ZeroEngine, rows: int, names: list[str], rounds: int) -> li
         if first in found and second in found:
             ratio = found[first].ratio_to(found[second])
             verdict = "met" if ratio <= goal else "missed"
-            print(f"{rows} x {LENGTH} tokens: {first} / {second} = {ratio:.3f}, goal {goal}: {verdict}")
+            print(f"{rows} x {LENGTH} tokens: {first} / {second} = {ratio:.3f}, goal {goal}: {verdict}", flush=True)
     return [replace(timing, name=f"{timing.name}, {rows} x {LENGTH} tokens") for timing in timings]
 
 

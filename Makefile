@@ -7,7 +7,7 @@ TOOLS := .venv-tools
 TORCH_INDEX ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: setup locked lock matrix load demo demo-seeds test test-search test-ray test-others lint fuzz drills bench sbom audit
+.PHONY: setup locked lock matrix load servers demo demo-seeds test test-search test-ray test-others lint fuzz drills bench sbom audit
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -73,6 +73,11 @@ matrix: setup
 LOAD ?=
 load: setup
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m tests.load $(LOAD)
+
+# MLflow's server on a real PostgreSQL and a real S3-compatible store; adds tests/tracking/servers.txt to the environment
+servers: setup
+	$(BIN)/python -m pip install -q -c constraints.txt -r tests/tracking/servers.txt
+	$(BIN)/python -m pytest tests/tracking/test_stores.py
 
 bench: setup
 	$(BIN)/python -m benchmarks

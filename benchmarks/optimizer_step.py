@@ -42,11 +42,23 @@ def _alternatives(name: str) -> dict[str, Callable[[], object]]:
         f"{name}: ours, masked with statistics": masked,
     }
     if name == "adamw":
-        found |= {
+        found |= _deepspeed() | {
             f"{name}: ours, capture": _ours(name, Mode.CAPTURE, compile="always"),
             f"{name}: ours, masked, not compiled": _ours(name, Mode.UPDATE, compile="never"),
         }
     return found
+
+
+def _deepspeed() -> dict[str, Callable[[], object]]:
+    """Return DeepSpeed's step for offloaded states, which it compiles at its first use (a minute), where it can."""
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    try:
+        step = DeepSpeedCPUAdam([_parameter()], lr=LR, weight_decay=DECAY, adamw_mode=True).step
+    except Exception as error:  # whatever a compiler, its build tool or DeepSpeed's checks of both raise
+        print(f"no DeepSpeedCPUAdam here: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+        return {}
+    return {"adamw: DeepSpeedCPUAdam": step}
 
 
 @cache

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-TIMEOUT_S = 1800.0
+TIMEOUT_S = 6 * 3600.0
+"""Nothing here takes so long, not even on a busy machine that pauses these processes."""
 
 
 def apart(measure: Callable[..., Any], *args: Any) -> Any:
@@ -47,8 +48,9 @@ def _started(entry: Callable[..., None], given: list[tuple[Any, ...]], folder: s
     finally:
         for process in processes:
             process.kill()
-    if any(process.exitcode for process in processes):
-        raise RuntimeError(f"{entry.__name__}: processes ended with {[process.exitcode for process in processes]}")
+            process.join()
+    if any(codes := [process.exitcode for process in processes]):
+        raise RuntimeError(f"{given[0][0].__name__}{given[0][1]}: processes ended with {codes}")
     return [json.loads(Path(folder, f"{rank}.json").read_text(encoding="utf-8")) for rank in range(len(given))]
 
 

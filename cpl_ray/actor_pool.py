@@ -11,6 +11,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
+from cpl_ray.bulk import uncollected
 from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError, UserError
 from cpl_ray.model_source import local_source
@@ -128,7 +129,8 @@ class ModelActor:
         self.fatal: str | None = None
         self.work: Work | None = None
         try:
-            self.work = prepare(_load(Config.model_validate(config), model_path, max_length), **arguments)
+            with uncollected():
+                self.work = prepare(_load(Config.model_validate(config), model_path, max_length), **arguments)
         except UserError as error:
             self.fatal = str(error)
 

@@ -203,7 +203,7 @@ def write_assessment(folder: str | Path, parts: Mapping[str, Sequence[Row]], man
     if twice := [name for name, times in ids.items() if times > 1]:
         raise DataError(f"item id {twice[0]!r} occurs twice; ids name items in the results and must be unique")
     described: dict[str, dict[str, Any]] = {}
-    with atomic_folder(folder) as part_folder:
+    with atomic_folder(folder) as part_folder, uncollected():
         for part in PARTS:
             rows = parts.get(part, ())
             sink = io.BytesIO()

@@ -21,6 +21,8 @@ from cpl_ray.optimizer import CPLOptimizer
 from cpl_ray.state_bytes import state_bytes
 from cpl_ray.storage import refusal, writing
 
+CHECKPOINTS = Path("train", "checkpoints")
+"""In a run folder."""
 FORMAT_VERSION = 1
 """Of checkpoints; those without a version are of the first."""
 RNG = "rng."

@@ -19,5 +19,8 @@ def model_digest(folder: Path) -> str:
 
 def items_digest(items: Iterable[Item]) -> str:
     """Return a sha256 over the items, whatever their order; equal digests are the same questions and answers."""
-    lines = sorted(item.to_json() for item in items)
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
+    whole, separator = hashlib.sha256(), ""
+    for line in sorted(item.to_json() for item in items):  # one by one: joined they would be in memory thrice
+        whole.update(f"{separator}{line}".encode("utf-8", "surrogatepass"))
+        separator = "\n"
+    return whole.hexdigest()

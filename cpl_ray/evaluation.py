@@ -7,13 +7,8 @@ from torch import nn
 
 from cpl_ray.collectives import Collectives
 from cpl_ray.items import Item
+from cpl_ray.measures import COUNTS
 from cpl_ray.predict import Scorer
-
-COUNTS = {
-    "injection_train": "learned",
-    "mastered_train": "forgotten_in_set",
-    "mastered_validation": "forgotten_validation",
-}
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ enum Kind { SGD, MOMENTUM, ADAM };
 enum Form { PLAIN, SIGNED, MASKED };
 
 struct Numbers {
-  float scale, decay, beta1, feed1, beta2, feed2, correction1, correction2, eps, minus_lr;
+  float scale, decay, beta1, feed1, beta2, feed2, unbias1, unbias2, eps, minus_lr;
   int32_t decoupled, mark_flips;
 };
 
@@ -82,41 +82,52 @@ inline int64_t total(Ints lanes) {
   return sum;
 }
 
-// Steps `n` elements, a multiple of WIDTH. MASKED: `code` holds sign(g_M) and the last class, and gets the new class.
-// SIGNED: `s` has the sign of g_M, moves against it are counted.
+// The scalars of a step in all lanes.
+struct Wide {
+  Floats scale, decay, minus_lr, beta1, feed1, beta2, feed2, unbias1, unbias2, eps;
+  bool coupled, decoupled;
+
+  explicit Wide(const Numbers& c)
+      : scale(all(c.scale)), decay(all(c.decay)), minus_lr(all(c.minus_lr)), beta1(all(c.beta1)), feed1(all(c.feed1)),
+        beta2(all(c.beta2)), feed2(all(c.feed2)), unbias1(all(c.unbias1)), unbias2(all(c.unbias2)), eps(all(c.eps)),
+        coupled(c.decay != 0.0f && !c.decoupled), decoupled(c.decay != 0.0f && c.decoupled) {}
+};
+
+// Feeds the moments at one place and returns the update there.
+template <Kind KIND>
+inline Floats update_of(const Wide& c, int64_t at, Floats before, const float* g, float* m, float* v) {
+  Floats fed = load<Floats>(g + at) * c.scale;
+  if (c.coupled) fed = fused(before, c.decay, fed);
+  Floats update = fed;
+  if (KIND == MOMENTUM) {
+    update = load<Floats>(m + at) * c.beta1 + fed;
+    store(m + at, update);
+  }
+  if (KIND == ADAM) {
+    const Floats first = fused(fed, c.feed1, load<Floats>(m + at) * c.beta1);
+    const Floats second = fused(c.feed2 * fed, fed, load<Floats>(v + at) * c.beta2);
+    store(m + at, first);
+    store(v + at, second);
+    update = first * c.unbias1 / (root(second * c.unbias2) + c.eps);
+  }
+  return c.decoupled ? fused(before, c.decay, update) : update;
+}
+
+// Steps the elements from `start` to `n`, both multiples of WIDTH. MASKED: `code` holds sign(g_M) and the last class, and
+// gets the new class. SIGNED: `s` has the sign of g_M, moves against it are counted.
 template <Kind KIND, Form FORM>
-void run(int64_t n, float* __restrict p, const float* __restrict g, float* __restrict m, float* __restrict v,
-         const float* __restrict s, int8_t* __restrict code, const Numbers& numbers, Counts& counts) {
-  const Numbers c = numbers;
-  const Floats none = all(0.0f), scale = all(c.scale), decay = all(c.decay), minus_lr = all(c.minus_lr);
-  const Floats beta1 = all(c.beta1), feed1 = all(c.feed1), beta2 = all(c.beta2), feed2 = all(c.feed2);
-  const Floats correction1 = all(c.correction1), correction2 = all(c.correction2), eps = all(c.eps);
-  const bool coupled = c.decay != 0.0f && !c.decoupled, decoupled = c.decay != 0.0f && c.decoupled;
-  const bool corrects1 = c.correction1 != 1.0f, corrects2 = c.correction2 != 1.0f;  // x / 1 is x
-  const bool mark_flips = c.mark_flips;
-  for (int64_t at = 0; at < n;) {
+void run(int64_t start, int64_t n, float* __restrict p, const float* __restrict g, float* __restrict m,
+         float* __restrict v, const float* __restrict s, int8_t* __restrict code, const Numbers& numbers,
+         Counts& counts) {
+  const Wide c(numbers);
+  const Floats none = all(0.0f);
+  const bool mark_flips = numbers.mark_flips;
+  for (int64_t at = start; at < n;) {
     const int64_t end = at + ROUNDS * WIDTH < n ? at + ROUNDS * WIDTH : n;
     Ints zeros = {}, moves = {}, againsts = {};
     Bytes conflicts = {}, flips = {};
     for (; at < end; at += WIDTH) {
-      const Floats before = load<Floats>(p + at);
-      Floats fed = load<Floats>(g + at) * scale;
-      if (coupled) fed = fused(before, decay, fed);
-      Floats update = fed;
-      if (KIND == MOMENTUM) {
-        update = load<Floats>(m + at) * beta1 + fed;
-        store(m + at, update);
-      }
-      if (KIND == ADAM) {
-        Floats first = fused(fed, feed1, load<Floats>(m + at) * beta1);
-        Floats second = fused(feed2 * fed, fed, load<Floats>(v + at) * beta2);
-        store(m + at, first);
-        store(v + at, second);
-        if (corrects1) first /= correction1;
-        if (corrects2) second /= correction2;
-        update = first / (root(second) + eps);
-      }
-      if (decoupled) update = fused(before, decay, update);
+      const Floats before = load<Floats>(p + at), update = update_of<KIND>(c, at, before, g, m, v);
       Floats applied = update, sign = none;
       if (FORM == MASKED) {
         const Bytes old = load<Bytes>(code + at);
@@ -134,7 +145,7 @@ void run(int64_t n, float* __restrict p, const float* __restrict g, float* __res
         if (mark_flips) kept += flip & ((now & 32) - 16);
         store(code + at, kept);
       }
-      const Floats after = fused(applied, minus_lr, before);
+      const Floats after = fused(applied, c.minus_lr, before);
       store(p + at, after);
       const Floats down = before - after;
       moves = down != none ? moves + 1 : moves;
@@ -154,12 +165,82 @@ void run(int64_t n, float* __restrict p, const float* __restrict g, float* __res
   }
 }
 
+#if WIDTH == 16 && defined(__AVX512BW__) && defined(__AVX512DQ__)
+#define GROUPED
+constexpr int64_t GROUP = 64;  // codes of one register
+
+// Of 64 elements, one bit each: which point against the sign of g_M, given where they are not zero and where negative.
+inline uint64_t opposing(uint64_t nonzero, uint64_t negative, uint64_t plus, uint64_t minus) {
+  return nonzero & ((negative & plus) | (~negative & minus));
+}
+
+// The masked `run` by mask registers, 64 codes at a time: `n` is a multiple of 64.
+template <Kind KIND>
+void run_groups(int64_t n, float* __restrict p, const float* __restrict g, float* __restrict m,
+                float* __restrict v, int8_t* __restrict code, const Numbers& numbers, Counts& counts) {
+  constexpr int PARTS = GROUP / WIDTH;
+  const Wide c(numbers);
+  const bool mark_flips = numbers.mark_flips;
+  const __m512 none = _mm512_setzero_ps();
+  const __m512i one = _mm512_set1_epi8(1), two = _mm512_set1_epi8(2), three = _mm512_set1_epi8(3);
+  const __m512i four = _mm512_set1_epi8(4), sixteen = _mm512_set1_epi8(16);
+  Counts found = {};
+  for (int64_t at = 0; at < n; at += GROUP) {
+    const __m512i old = _mm512_loadu_si512(code + at), shifted = _mm512_and_si512(_mm512_add_epi8(old, one), three);
+    const uint64_t plus = _mm512_test_epi8_mask(shifted, two), minus = _mm512_testn_epi8_mask(shifted, shifted);
+    Floats before[PARTS];
+    __m512 update[PARTS];
+    uint64_t nonzero = 0, negative = 0;
+    for (int i = 0; i < PARTS; ++i) {
+      before[i] = load<Floats>(p + at + i * WIDTH);
+      update[i] = (__m512)update_of<KIND>(c, at + i * WIDTH, before[i], g, m, v);
+      nonzero |= static_cast<uint64_t>(_mm512_cmp_ps_mask(update[i], none, _CMP_NEQ_OQ)) << i * WIDTH;
+      negative |= static_cast<uint64_t>(_mm512_movepi32_mask((__m512i)update[i])) << i * WIDTH;
+    }
+    const uint64_t conflict = opposing(nonzero, negative, plus, minus);
+    uint64_t moved = 0, lowered = 0;
+    for (int i = 0; i < PARTS; ++i) {
+      const __mmask16 here = conflict >> i * WIDTH;
+      const Floats after = fused((Floats)_mm512_mask_mul_ps(update[i], here, update[i], none), c.minus_lr, before[i]);
+      store(p + at + i * WIDTH, after);
+      const __m512 down = (__m512)(before[i] - after);
+      moved |= static_cast<uint64_t>(_mm512_cmp_ps_mask(down, none, _CMP_NEQ_UQ)) << i * WIDTH;
+      lowered |= static_cast<uint64_t>(_mm512_movepi32_mask((__m512i)down)) << i * WIDTH;
+    }
+    const uint64_t flip = _mm512_cmpgt_epi8_mask(old, two) ^ conflict;
+    __m512i kept = _mm512_sub_epi8(shifted, one);
+    kept = _mm512_mask_add_epi8(kept, conflict, kept, four);
+    if (mark_flips) {
+      kept = _mm512_mask_add_epi8(kept, flip & conflict, kept, sixteen);
+      kept = _mm512_mask_sub_epi8(kept, flip & ~conflict, kept, sixteen);
+    }
+    _mm512_storeu_si512(code + at, kept);
+    found.conflict += __builtin_popcountll(conflict);
+    found.flips += __builtin_popcountll(flip);
+    found.zero += GROUP - __builtin_popcountll(nonzero & (plus | minus));
+    found.moved += __builtin_popcountll(moved);
+    found.moved_against += __builtin_popcountll(opposing(moved, lowered, plus, minus));
+  }
+  counts.conflict += found.conflict;
+  counts.flips += found.flips;
+  counts.zero += found.zero;
+  counts.moved += found.moved;
+  counts.moved_against += found.moved_against;
+}
+#endif
+
 // Any length: what is left over goes through a padded copy whose padding moves nothing and counts as zero.
 template <Kind KIND, Form FORM>
 void run_any(int64_t n, float* p, const float* g, float* m, float* v, const float* s, int8_t* code, const Numbers& c,
              Counts& counts) {
   const int64_t whole = n / WIDTH * WIDTH, rest = n - whole;
-  run<KIND, FORM>(whole, p, g, m, v, s, code, c, counts);
+#ifdef GROUPED
+  const int64_t grouped = FORM == MASKED ? n / GROUP * GROUP : 0;
+  if (FORM == MASKED) run_groups<KIND>(grouped, p, g, m, v, code, c, counts);
+#else
+  const int64_t grouped = 0;
+#endif
+  run<KIND, FORM>(grouped, whole, p, g, m, v, s, code, c, counts);
   if (rest == 0) return;
   float pad_p[WIDTH] = {}, pad_g[WIDTH] = {}, pad_m[WIDTH] = {}, pad_v[WIDTH], pad_s[WIDTH] = {};
   int8_t pad_code[WIDTH] = {};
@@ -170,7 +251,7 @@ void run_any(int64_t n, float* p, const float* g, float* m, float* v, const floa
   if (KIND == ADAM) std::memcpy(pad_v, v + whole, rest * 4);
   if (FORM == SIGNED) std::memcpy(pad_s, s + whole, rest * 4);
   if (FORM == MASKED) std::memcpy(pad_code, code + whole, rest);
-  run<KIND, FORM>(WIDTH, pad_p, pad_g, pad_m, pad_v, pad_s, pad_code, c, counts);
+  run<KIND, FORM>(0, WIDTH, pad_p, pad_g, pad_m, pad_v, pad_s, pad_code, c, counts);
   std::memcpy(p + whole, pad_p, rest * 4);
   if (KIND != SGD) std::memcpy(m + whole, pad_m, rest * 4);
   if (KIND == ADAM) std::memcpy(v + whole, pad_v, rest * 4);

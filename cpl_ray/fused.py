@@ -1,8 +1,8 @@
 """The optimizer's step in one pass over memory, compiled from fused.cpp: read p, g, m, v and the class code once.
 
-It gives the bits of the eager path with the correctly rounded root (`adam_direction(exact=True)`), which the first use
+It gives the bits of the eager path with the kernel's roundings (`adam_direction(exact=True)`), which the first use
 verifies; where it does not, or where there is no compiler, the eager path does the same step. So it changes no number
-whether the kernel runs, only whether the step is of this form (`is_fused`): in the last bit of Adam's root.
+whether the kernel runs, only whether the step is of this form (`is_fused`): in last bits of Adam's update.
 """
 
 import ctypes
@@ -23,6 +23,8 @@ from cpl_ray.rule import adam_direction, adam_moments_, collaborative, momentum_
 Compile = Literal["auto", "always", "never"]
 FUSED_FROM = 20_000_000
 """Elements of a step from which `auto` compiles: about a second once per machine, earned back within four steps."""
+FUSED_WORK = 1_000_000_000
+"""Elements of all planned updates from which it does too: the eager ones take some 15 seconds."""
 COUNTS = ("conflict", "zero", "flips", "moved", "moved_against")
 SOURCE = Path(__file__).with_suffix(".cpp")
 
@@ -32,7 +34,7 @@ class _Numbers(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_float) for name in ("scale", "decay", "beta1", "feed1", "beta2", "feed2")),
-        *((name, ctypes.c_float) for name in ("correction1", "correction2", "eps", "minus_lr")),
+        *((name, ctypes.c_float) for name in ("unbias1", "unbias2", "eps", "minus_lr")),
         *((name, ctypes.c_int32) for name in ("decoupled", "mark_flips")),
     )
 
@@ -92,7 +94,7 @@ class Kernel:
         (beta1, beta2), step = scalars.betas, scalars.step
         numbers = _Numbers(
             *(scalars.scale, scalars.weight_decay, beta1, 1 - beta1, beta2, 1 - beta2),
-            *(1 - beta1**step, 1 - beta2**step, scalars.eps, -scalars.lr),
+            *(1 / (1 - beta1**step), 1 / (1 - beta2**step), scalars.eps, -scalars.lr),
             *(scalars.decoupled, scalars.mark_flips),
         )
         tensors = [param, gradient, *moments, *[None] * (2 - len(moments)), signed, code]
@@ -121,9 +123,17 @@ def chunk_size() -> int:
     return CHUNK if threads == 1 else PIECE * threads
 
 
-def is_fused(compile: Compile, fusion: Fusion | None, numel: int) -> bool:
-    """Tell whether a step over `numel` elements has the form of the kernel, whatever then computes it."""
-    return fusion is not None and (compile == "always" or (compile == "auto" and numel >= FUSED_FROM))
+def is_fused(compile: Compile, fusion: Fusion | None, numel: int, updates: int = 0) -> bool:
+    """Tell whether a step over `numel` elements has the form of the kernel, whatever then computes it.
+
+    Args:
+        compile: the setting.
+        fusion: what the method has compiled; None: nothing.
+        numel: elements of the step.
+        updates: planned for the whole training; 0: unknown.
+    """
+    pays = numel >= FUSED_FROM or numel * updates >= FUSED_WORK
+    return fusion is not None and (compile == "always" or (compile == "auto" and pays))
 
 
 @cache

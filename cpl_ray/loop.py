@@ -17,7 +17,7 @@ from typing import Protocol
 
 import torch
 
-from cpl_ray.checkpoint import Saves, latest_checkpoint, load_checkpoint, save_checkpoint
+from cpl_ray.checkpoint import CHECKPOINTS, Saves, latest_checkpoint, load_checkpoint, save_checkpoint
 from cpl_ray.collectives import Collectives
 from cpl_ray.config import Config
 from cpl_ray.errors import LayoutError, NonFiniteError
@@ -35,7 +35,6 @@ from cpl_ray.step import Engine, update_metrics
 from cpl_ray.vision import Vision
 
 _log = logging.getLogger(__name__)
-CHECKPOINTS = Path("train", "checkpoints")
 LAYER_RECORDS = 100  # about so many over a run
 MEANS = ("collaborative_share", "conflict_share", "zero_share", "flip_rate", "moved_share")
 
@@ -93,6 +92,7 @@ class TrainingLoop:
         self.steps_per_epoch = self.passes.steps_per_epoch
         train = config.train
         self.total_steps = planned_updates(self.steps_per_epoch, train.epochs, train.max_steps)
+        self.state.planned = self.total_steps
         self._layers_every = max(1, self.total_steps // LAYER_RECORDS)
         self._layers: LayerShares | None = None
         self.seconds = dict.fromkeys(("updates", "evaluations", "checkpoints"), 0.0)
@@ -262,8 +262,9 @@ class TrainingLoop:
         checkpoint = latest_checkpoint(self._run_folder / CHECKPOINTS) if self._run_folder else None
         if checkpoint is not None:
             loaded = load_checkpoint(self.engine, self.comm, checkpoint, zero_stage=self._zero_stage)
-            self.state = LoopState(**loaded)
+            self.state = LoopState(**loaded)  # of an older version too: then `planned` is 0, as it was
         self._place.step = self.state.step
+        self.engine.optimizer.planned_updates = self.state.planned
         if checkpoint is not None:
             said = event("resumed", checkpoint=checkpoint.folder.name)
             _log.info(f"resuming after update {self.state.step}", extra=said)

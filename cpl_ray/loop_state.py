@@ -9,6 +9,8 @@ class LoopState:
 
     step: int = 0
     """Updates done."""
+    planned: int = 0
+    """Updates that were planned when the training began, on which the form of its steps depends; 0: not recorded."""
     captures: int = 0
     """Mastered gradients captured."""
     stopped: bool = False

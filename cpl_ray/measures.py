@@ -7,6 +7,13 @@ from scipy.special import bdtr, betaincinv
 
 from cpl_ray.errors import DataError
 
+COUNTS = {
+    "injection_train": "learned",
+    "mastered_train": "forgotten_in_set",
+    "mastered_validation": "forgotten_validation",
+}
+"""What evaluations during training count, by part of the assessment."""
+
 
 @dataclass(frozen=True)
 class Rate:

@@ -26,7 +26,12 @@ REQUEST_TIMEOUT_S = 10
 UPLOAD_TIMEOUT_S = 600
 _FILE = "tracking.json"
 _MAX_REASON_CHARS = 200
-_TALKATIVE = ("alembic", "mlflow.store.db.utils", "mlflow.store.model_registry.abstract_store")
+_ADVICE = "(raised as a result of"  # SQLAlchemy's, to its callers, before the reason
+_TALKATIVE = {
+    "alembic": logging.WARNING,
+    "mlflow.store.db.utils": logging.CRITICAL,  # logs a traceback of what it raises as well
+    "mlflow.store.model_registry.abstract_store": logging.WARNING,
+}
 _SYSTEM_ERROR = re.compile(
     r"""\[Errno -?\d+\] ([^'")\]]+)|Error\(\d+, ['"]([^'"]+)"""
     r"|(timed out|Remote end closed connection|too many \d+ error responses)"
@@ -109,8 +114,8 @@ def connect(uri: str) -> MlflowClient:
     Raises:
         Exception: whatever MLflow, SQLAlchemy or requests raise for a store that cannot be reached.
     """
-    for name in _TALKATIVE:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, level in _TALKATIVE.items():
+        logging.getLogger(name).setLevel(level)
     with store_lock(uri, "create"):
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(view_type=ViewType.ACTIVE_ONLY, max_results=1)
@@ -191,7 +196,8 @@ def _experiment(client: MlflowClient, name: str, location: str | None) -> str:
 
 def reason_of(error: BaseException) -> str:
     """Return why something failed, for a message: what the system said about the connection, else the first line."""
-    text = redact(str(error)).strip() or type(error).__name__
+    lines = [line for line in redact(str(error)).splitlines() if not line.startswith(_ADVICE)]
+    text = "\n".join(lines).strip() or type(error).__name__
     said = _SYSTEM_ERROR.search(text) if "API request to" in text else None
     line = next(filter(None, said.groups())).strip() if said else text.splitlines()[0]
     return line if len(line) <= _MAX_REASON_CHARS else line[:_MAX_REASON_CHARS] + "…"

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import (
@@ -12,7 +12,6 @@ from transformers import (
     AutoTokenizer,
     GenerationConfig,
     PretrainedConfig,
-    PreTrainedModel,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -21,6 +20,9 @@ from cpl_ray.errors import ConfigError
 from cpl_ray.model_source import local_source
 from cpl_ray.rundir import atomic_folder
 from cpl_ray.vision import takes_images
+
+if TYPE_CHECKING:  # takes two seconds to import, and who only tokenises never needs it
+    from transformers import PreTrainedModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DEFAULT_MAX_LENGTH = 2048
@@ -63,7 +65,7 @@ def load_model(
     dtype: Literal["float32", "bfloat16"] = "float32",
     revision: str | None = None,
     trust_remote_code: bool = False,
-) -> PreTrainedModel:
+) -> "PreTrainedModel":
     """Load a causal or a vision-language model from safetensors, on the CPU and in evaluation mode.
 
     Args:
@@ -144,7 +146,7 @@ def item_max_length(config: Config, model_config: PretrainedConfig, tokenizer: A
 
 
 def save_model(
-    model: PreTrainedModel, tokenizer: Any, folder: str | Path, state_dict: dict[str, torch.Tensor] | None = None
+    model: "PreTrainedModel", tokenizer: Any, folder: str | Path, state_dict: dict[str, torch.Tensor] | None = None
 ) -> None:
     """Write an ordinary Hugging Face folder (safetensors, tokenizer, generation settings), whole or not at all.
 

@@ -90,6 +90,7 @@ class CPLOptimizer(torch.optim.Optimizer):
         """Adds a float64 tensor up over the ranks that hold the other partitions."""
         self.kept = KeptStates()
         self.compile = compile
+        self.planned_updates = 0  # unknown; many pay for compiling a small step
         self._fused = False  # whether the present step has the form of the kernel
 
     def init_state(self) -> None:
@@ -109,7 +110,8 @@ class CPLOptimizer(torch.optim.Optimizer):
         if self.mode is Mode.IDLE:
             return
         method = PLAIN if self.mode is Mode.PLAIN else self.method
-        self._fused = fused.is_fused(self.compile, method.fusion, sum(param.numel() for param, _ in pairs))
+        numel = sum(param.numel() for param, _ in pairs)
+        self._fused = fused.is_fused(self.compile, method.fusion, numel, self.planned_updates)
         scale = self._clip_scale([param.grad for param, _ in pairs])
         if self.mode is Mode.CAPTURE:
             for param, _ in pairs:

@@ -83,14 +83,13 @@ def adam_direction(
         step: t, the number of updates including this one, >= 1.
         betas: decay rates of m and v.
         eps: added outside the root.
-        exact: round the root correctly; on CPUs torch's own may be off by one in the last bit.
+        exact: as the compiled step rounds (fused.cpp): the root correctly, where torch's own may be off by one in the
+            last bit on CPUs, and products with 1 / (1 - beta**t) instead of quotients, a third of its time.
     """
     beta1, beta2 = betas
-    corrected = exp_avg_sq.div(1 - beta2**step)
-    root = (
-        corrected.double().sqrt_().to(corrected.dtype)
-        if exact and corrected.device.type == "cpu"
-        else corrected.sqrt_()
-    )
-    denominator = root.add_(eps)
-    return exp_avg.div(1 - beta1**step).div_(denominator)
+    bias1, bias2 = 1 - beta1**step, 1 - beta2**step
+    if not exact:
+        return exp_avg.div(bias1).div_(exp_avg_sq.div(bias2).sqrt_().add_(eps))
+    corrected = exp_avg_sq.mul(1 / bias2)
+    root = corrected.double().sqrt_().to(corrected.dtype) if corrected.device.type == "cpu" else corrected.sqrt_()
+    return exp_avg.mul(1 / bias1).div_(root.add_(eps))

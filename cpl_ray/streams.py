@@ -6,6 +6,7 @@ rows of its slice (order.py). So every row comes exactly once an epoch and the w
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -82,7 +83,11 @@ def _stored(blocks: Iterable[pa.Table]) -> Dataset:
 
     What does not fit into the store Ray writes to disk, each block once.
     """
-    stored: Any = [ray.put(block) for block in blocks]  # Ray has two types of the same name
+    remaining = iter(blocks)
+    first, second = next(remaining), next(remaining, None)
+    if second is None:  # described here; for the references below Ray starts a task, hence a process
+        return ray.data.from_blocks([first])
+    stored: Any = [ray.put(block) for block in chain([first, second], remaining)]  # Ray has two types of the same name
     return ray.data.from_arrow_refs(stored)
 
 

@@ -14,16 +14,16 @@ import ray
 import ray.train
 from ray.data import ExecutionOptions
 from ray.train import UserCallback
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from cpl_ray import errors
 from cpl_ray.assessment import Assessment, in_denominator
-from cpl_ray.checkpoint import check_resumable, latest_checkpoint
+from cpl_ray.checkpoint import CHECKPOINTS, check_resumable, latest_checkpoint
 from cpl_ray.config import Config
 from cpl_ray.encoding import Encoder
 from cpl_ray.errors import DataError, UserError
-from cpl_ray.evaluation import COUNTS
-from cpl_ray.loop import CHECKPOINTS
+from cpl_ray.measures import COUNTS
+from cpl_ray.network import AcrossNodes
 from cpl_ray.run_log import LOGS, Place, event, logged
 from cpl_ray.rundir import atomic_write_text
 from cpl_ray.streams import encoded_stream, scored_stream
@@ -101,7 +101,7 @@ def train(
     trainer = TorchTrainer(
         worker,
         train_loop_config=job,
-        torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo", timeout_s=cluster.timeout_s),
+        torch_config=AcrossNodes(backend="nccl" if cluster.use_gpu else "gloo", timeout_s=cluster.timeout_s),
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.num_workers, use_gpu=cluster.use_gpu, resources_per_worker=resources
         ),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from cpl_ray.cells import RowError
@@ -141,6 +141,8 @@ def load_vision(config: Config, path: str | Path | None = None) -> Vision | None
                 f"model {name!r} ({model_config.model_type}) numbers the positions of images in three dimensions, "
                 "which is not supported; models in the manner of LLaVA are"
             )
+        from transformers import AutoProcessor  # brings all of transformers' modelling, which text alone never needs
+
         processor: Any = AutoProcessor.from_pretrained(folder or name, **where)
     except ConfigError:
         raise

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray.train
 
+from cpl_ray.bulk import uncollected
 from cpl_ray.config import Config
 from cpl_ray.errors import UserError
 from cpl_ray.inside_budget import INSIDE_BUDGET
@@ -50,19 +51,20 @@ def _train(job: dict[str, Any], place: Place) -> dict[str, Any]:
     if config.cluster.use_gpu:
         os.environ.pop("DS_ACCELERATOR", None)  # the driver's: found out anew on this machine
     # imported here: the controller and a head node without these packages import this module too
-    import torch
+    with uncollected():
+        import torch
 
-    from cpl_ray.adapters import adapt, merged
-    from cpl_ray.collectives import Collectives
-    from cpl_ray.engine import ZeroEngine
-    from cpl_ray.evaluation import Evaluator, ScoredItem
-    from cpl_ray.guard import guard_summary
-    from cpl_ray.loop import TrainingLoop
-    from cpl_ray.model import load_model, load_tokenizer, save_model
-    from cpl_ray.predict import Scorer
-    from cpl_ray.probes.build import build_probe
-    from cpl_ray.state_bytes import state_bytes
-    from cpl_ray.vision import load_vision
+        from cpl_ray.adapters import adapt, merged
+        from cpl_ray.collectives import Collectives
+        from cpl_ray.engine import ZeroEngine
+        from cpl_ray.evaluation import Evaluator, ScoredItem
+        from cpl_ray.guard import guard_summary
+        from cpl_ray.loop import TrainingLoop
+        from cpl_ray.model import load_model, load_tokenizer, save_model
+        from cpl_ray.predict import Scorer
+        from cpl_ray.probes.build import build_probe
+        from cpl_ray.state_bytes import state_bytes
+        from cpl_ray.vision import load_vision
 
     run_folder = Path(job["run_folder"])
     started = time.monotonic()
@@ -71,12 +73,13 @@ def _train(job: dict[str, Any], place: Place) -> dict[str, Any]:
     if not config.cluster.use_gpu:
         torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
     tokenizer, vision = load_tokenizer(config), load_vision(config)
-    model = load_model(
-        config.model,
-        dtype=config.train.dtype,
-        revision=config.model_revision,
-        trust_remote_code=config.trust_remote_code,
-    )
+    with uncollected():
+        model = load_model(
+            config.model,
+            dtype=config.train.dtype,
+            revision=config.model_revision,
+            trust_remote_code=config.trust_remote_code,
+        )
     model_params = sum(param.numel() for param in model.parameters())
     adapt(model, config.adapter, seed=config.train.seed, device="cuda" if config.cluster.use_gpu else "cpu")
     if config.train.gradient_checkpointing:

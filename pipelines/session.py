@@ -1,16 +1,20 @@
 """Connect to Ray: the cluster that the environment names, else one on this machine for as long as the command runs."""
 
+import importlib
 import logging
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError, UserError
 from cpl_ray.rundir import runs_folder
 from cpl_ray.stopwatch import phase
 
+HEAVY = ("cpl_ray.scoring", "cpl_ray.trainer")
+"""Modules that jobs need once Ray has started, and that take a second or two to import."""
 _shared = False
 
 
@@ -114,10 +118,28 @@ def _start_here(needed: float, say: Callable[[str], None], dashboard: bool) -> b
     # nobody takes this machine away with notice: the watcher would be one more process that imports everything
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     try:
-        ray.init(num_cpus=slots, include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=False)
+        with _importing(*HEAVY):
+            ray.init(num_cpus=slots, include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=False)
     except ValueError as error:
         if "existing cluster" not in str(error):
             raise
         return False
     say(f"started Ray on this machine with {slots} CPU slots")
     return True
+
+
+@contextmanager
+def _importing(*modules: str) -> Iterator[None]:
+    """Import modules in a thread while the block waits for other processes; what fails is raised where it is used."""
+
+    def work() -> None:
+        with suppress(Exception):
+            for name in modules:
+                importlib.import_module(name)
+
+    thread = threading.Thread(target=work, name="imports")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()

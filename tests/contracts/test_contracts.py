@@ -126,6 +126,15 @@ def test_environment_variables_still_mean_something(name: str, package: str, use
     assert name in text, f"{library} {version(library)} does not read {name} any more, which {used_by} sets"
 
 
+def test_ray_data_takes_blocks_without_a_task() -> None:
+    import ray.data
+
+    text = inspect.getsource(ray.data.from_blocks)
+    found = "from_block(block)" in text and ".remote(" not in text
+    said = "ray.data.from_blocks no longer describes blocks in its own process; streams.py takes it for small sets"
+    assert found, f"ray {version('ray')}: {said}, because a task would start a process"
+
+
 def test_tune_calls_back_where_the_book_is_kept() -> None:
     from ray import tune
 

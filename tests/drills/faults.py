@@ -5,13 +5,16 @@ import re
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.faults import mounts, shim
 from tests.faults.tearing import cut, flip
-from tests.ray.conftest import steps
+from tests.ray.conftest import marked, steps
 from tests.tracking.runs import Server
 
 LARGE = 1 << 29
@@ -193,7 +196,12 @@ class TornCheckpoint(Fault):
 
 
 class HalfCheckpoint(TornCheckpoint):
-    """The driver is killed and the newest checkpoint is half written, still under its hidden name."""
+    """All processes are killed at once and the newest checkpoint is half written, still under its hidden name."""
+
+    def strike(self, folder: Path, process: Any) -> None:
+        for one in [psutil.Process(process.pid), *marked(process)]:  # workers that live on would finish the training
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
 
     tear = staticmethod(lambda checkpoint: _hide(checkpoint))
 

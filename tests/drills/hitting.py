@@ -13,6 +13,7 @@ from tests.drills.faults import Fault
 from tests.drills.temporary import kinds_left, variables
 from tests.ray.conftest import World, left_behind, steps
 
+SHOWN = 500
 CALM_ENDS = (1, 3)
 """Exit codes of a command that a fault has ended: failed while running, or refused."""
 
@@ -93,8 +94,8 @@ def judged(code: int, said: str, expected: str) -> list[str]:
     if code == 0:
         return []
     faults = [] if code in CALM_ENDS else [f"exit code {code}"]
-    if "Traceback (most recent call last)" in said:
-        faults.append("a traceback was printed")
+    if (at := said.find("Traceback (most recent call last)")) >= 0:
+        faults.append(f"a traceback was printed: {said[max(0, at - SHOWN) : at + 3 * SHOWN]}")
     if not re.search(expected, said):
         faults.append(f"the message is not as expected: {_last_line(said)!r}")
     return faults

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from cpl_ray.config import Config
-from cpl_ray.evaluation import COUNTS
 from cpl_ray.loop import TrainingLoop
+from cpl_ray.measures import COUNTS
 from cpl_ray.metrics_log import Record
 from cpl_ray.mlflow_entries import record_metrics
 from cpl_ray.run_log import Place, log_path, logged

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 
+from tests.faults import mounts
 from tests.ray.conftest import NUM_UPDATES, World, commands, steps, until, weights
 from tests.ray.nodes import Nodes, address, cluster
 
@@ -37,13 +38,6 @@ def check_shared(nodes: Nodes, folder: Path) -> list[str]:
     return problems
 
 
-def namespaces() -> bool:
-    try:
-        return subprocess.run(["unshare", "-m", "true"], capture_output=True, timeout=10).returncode == 0
-    except OSError:
-        return False
-
-
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
     folder = Path(tempfile.mkdtemp(prefix="cpl-", dir="/tmp"))
@@ -65,7 +59,7 @@ def test_folder_below_a_file_is_the_drivers_own_problem(nodes: Nodes, tmp_path: 
     assert problem == f"this machine cannot write to {tmp_path / 'file' / 'runs'}: Not a directory"
 
 
-@pytest.mark.skipif(not namespaces(), reason="needs the right to make mount namespaces (root)")
+@pytest.mark.skipif(not mounts.possible(), reason=mounts.WHY_NOT)
 @pytest.mark.parametrize(
     ("inside", "said"),
     [

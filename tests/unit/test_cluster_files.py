@@ -17,7 +17,7 @@ import yaml
 CLUSTER = Path(__file__).resolve().parents[2] / "cluster"
 KUBERAY = ["raycluster.yaml", "rayjob.yaml", "storage.yaml"]
 VMS = ["vm.yaml", "vm-gcp.yaml", "vm-onprem.yaml"]
-SCRIPTS = ["submit.sh", "local_cluster.sh", "slurm.sh"]
+SCRIPTS = ["submit.sh", "local_cluster.sh", "slurm.sh", "mlflow_server.sh"]
 
 
 def load(name: str) -> Any:
@@ -109,6 +109,27 @@ def test_job_and_standing_cluster_have_the_same_nodes() -> None:
 def test_script_is_executable_and_parses(name: str) -> None:
     assert os.access(CLUSTER / name, os.X_OK)
     subprocess.run(["bash", "-n", str(CLUSTER / name)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("store", "destination", "said"),
+    [
+        ("", "s3://models/a", "MLFLOW_BACKEND_STORE_URI is not set"),
+        ("sqlite:///a.db", "", "MLFLOW_ARTIFACTS_DESTINATION is not set"),
+        ("mongodb://me:hush@host/a", "a", "begins with mongodb; valid are postgresql:// and sqlite:///"),
+        ("postgresql+psycopg2://me:hush@host/a", "a", "needs the Python package psycopg2: pip install"),
+    ],
+)
+def test_mlflow_server_says_what_is_missing(tmp_path: Path, store: str, destination: str, said: str) -> None:
+    python = tmp_path / "python"  # one that lacks psycopg2
+    python.write_text('#!/bin/sh\ncase "$2" in *psycopg2*) exit 1 ;; esac\n')
+    python.chmod(0o755)
+    own = {"MLFLOW_BACKEND_STORE_URI": store, "MLFLOW_ARTIFACTS_DESTINATION": destination, "PYTHON": str(python)}
+    command = ["bash", str(CLUSTER / "mlflow_server.sh")]
+    done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 3
+    assert said in done.stderr
+    assert "hush" not in done.stderr
 
 
 def fake_ray(folder: Path) -> dict[str, str]:

@@ -156,7 +156,9 @@ def test_small_steps_never_ask_for_a_compiler(monkeypatch: pytest.MonkeyPatch) -
     method = Collaborative()
     assert fused.is_fused("auto", method.fusion, fused.FUSED_FROM)
     assert not fused.is_fused("auto", method.fusion, fused.FUSED_FROM - 1)
-    assert not fused.is_fused("never", method.fusion, 1 << 40)
+    assert fused.is_fused("auto", method.fusion, fused.FUSED_FROM // 100, 5000)  # many small steps pay as well
+    assert not fused.is_fused("auto", method.fusion, fused.FUSED_FROM // 100, 4999)
+    assert not fused.is_fused("never", method.fusion, 1 << 40, 1 << 40)
     assert not fused.is_fused("always", Collaborative(mask_on="gradient").fusion, 1 << 40)
 
 
@@ -183,10 +185,10 @@ def test_code_for_other_processors_has_the_same_bits(target: str) -> None:
 
 @needs_compiler
 def test_code_that_rounds_otherwise_is_refused(tmp_path: Path) -> None:
-    source, division = fused.SOURCE.read_text(encoding="utf-8"), "first / (root(second) + eps)"
+    source, division = fused.SOURCE.read_text(encoding="utf-8"), "/ (root(second * c.unbias2) + c.eps)"
     assert source.count(division) == 1
     other = tmp_path / "rounds_twice.cpp"
-    other.write_text(source.replace(division, "first * (all(1.0f) / (root(second) + eps))"), encoding="utf-8")
+    other.write_text(source.replace(division, "* (all(1.0f) / (root(second * c.unbias2) + c.eps))"), encoding="utf-8")
     assert not fused.agrees(fused.Kernel(load(other)))
 
 

@@ -1,5 +1,6 @@
 """The gate: within the budget or not, no worse than the champion, and never on numbers that were not measured."""
 
+import hashlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -221,4 +222,6 @@ def test_noise_counts_changed_verdicts() -> None:
 def test_a_test_set_is_known_by_its_items() -> None:
     items = [Item("a", "cloze", cloze="x", target="y"), Item("b", "cloze", cloze="z", target="y")]
     assert items_digest(items) == items_digest(items[::-1])
+    joined = "\n".join(sorted(item.to_json() for item in items))
+    assert items_digest(items) == hashlib.sha256(joined.encode("utf-8")).hexdigest()
     assert items_digest(items) != items_digest(items[:1])

@@ -50,6 +50,7 @@ LAYERS = {
     },
     4: {
         "actor_pool",
+        "network",
         "scoring",
         "drafting",
         "streams",
@@ -115,6 +116,7 @@ IMPORTERS = {
     "peft": {"adapters"},
     "ray": {
         "actor_pool",
+        "network",
         "rescoring",
         "streams",
         "worker",

@@ -256,7 +256,7 @@ def test_details_of_a_sweep(tmp_path: Path) -> None:
 
 
 def test_paths_are_those_that_training_writes() -> None:
-    from cpl_ray.loop import CHECKPOINTS
+    from cpl_ray.checkpoint import CHECKPOINTS
     from cpl_ray.trainer import FAILURE
     from cpl_ray.worker import SUMMARY
 

@@ -20,7 +20,7 @@ LARGEST_AVERAGE = 0.97
 class AverageState(SignState):
     """A <- share * A + (1 - share) * g_M over refreshes, A in 8 bits per element; the first capture is A = g_M.
 
-    The sign is in the code of `SignState`, so all 8 bits hold the magnitude: 0, or one of 255 levels, 12 per octave,
+    The sign is in the planes of `SignState`, so all 8 bits hold the magnitude: 0, or one of 255 levels, 12 per octave,
     below the block's maximum (float32, exact). The relative error of a stored value is at most 2.9 %, whatever its
     size; linear steps of the maximum would make zeros of all small values and lose their sign. What is not zero never
     becomes level 0: it keeps its sign.
@@ -56,7 +56,7 @@ class AverageState(SignState):
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors a checkpoint must hold."""
-        return {"code": self.code, "magnitude": self.magnitude, "maximum": self.maximum}
+        return {**super().tensors(), "magnitude": self.magnitude, "maximum": self.maximum}
 
     def _store(self, part: slice, average: Tensor) -> None:
         self.set_sign(part, average)
@@ -117,7 +117,7 @@ class VoteState(SignState):
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors a checkpoint must hold."""
-        return {"code": self.code, "tally": self.tally, "refreshes": self.refreshes}
+        return {**super().tensors(), "tally": self.tally, "refreshes": self.refreshes}
 
     def _moved(self, tally: Tensor, vote: Tensor) -> Tensor:
         """Return the tally after a vote in {-1, 0, 1}; float32 that holds whole numbers."""

@@ -1,4 +1,4 @@
-"""The optimizer's step in one pass over memory, compiled from fused.cpp: read p, g, m, v and the class code once.
+"""The step of the optimizer in one pass over memory (fused.cpp): read p, g, m, v, signs and classes, write the new.
 
 It gives the bits of the eager path with the kernel's roundings (`adam_direction(exact=True)`), which the first use
 verifies; where it does not, or where there is no compiler, the eager path does the same step. So it changes no number
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cpl_ray.compiled import PIECE, address, fits, in_pieces, trusted
-from cpl_ray.mastered import CHUNK, GradientState, SignState
+from cpl_ray.mastered import CHUNK, GROUP, MINUS, PLUS, GradientState, SignState
 from cpl_ray.methods.base import Flat, Fusion, KeepsSign, UpdateStats
 from cpl_ray.rule import adam_direction, adam_moments_, collaborative, momentum_update_
 
@@ -35,7 +35,7 @@ class _Numbers(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_float) for name in ("scale", "decay", "beta1", "feed1", "beta2", "feed2")),
         *((name, ctypes.c_float) for name in ("unbias1", "unbias2", "eps", "minus_lr")),
-        *((name, ctypes.c_int32) for name in ("decoupled", "mark_flips")),
+        ("decoupled", ctypes.c_int32),
     )
 
 
@@ -67,8 +67,8 @@ class Kernel:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._update, self._capture = library.cpl_update, library.cpl_capture
-        self._update.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 8]
-        self._capture.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 2]
+        self._update.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 11]
+        self._capture.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 3]
         self._update.restype = self._capture.restype = None
 
     def update(
@@ -76,7 +76,7 @@ class Kernel:
         param: Tensor,
         gradient: Tensor,
         moments: list[Tensor],
-        code: Tensor | None,
+        signs: SignState | None,
         scalars: Scalars,
         signed: Tensor | None = None,
     ) -> dict[str, int]:
@@ -86,8 +86,7 @@ class Kernel:
             param: theta, `[num_params]`.
             gradient: not clipped yet, `[num_params]`.
             moments: none (SGD), the momentum, or Adam's two.
-            code: int8 codes of `SignState` that mask the update and get the new classes; None: no mask, and only
-                `moved` is counted.
+            signs: masks the update and gets the new classes; None: no mask, and only `moved` is counted.
             scalars: the numbers of this step.
             signed: has the sign of g_M, float32 `[num_params]`: without a mask, for `moved_against`.
         """
@@ -95,26 +94,29 @@ class Kernel:
         numbers = _Numbers(
             *(scalars.scale, scalars.weight_decay, beta1, 1 - beta1, beta2, 1 - beta2),
             *(1 / (1 - beta1**step), 1 / (1 - beta2**step), scalars.eps, -scalars.lr),
-            *(scalars.decoupled, scalars.mark_flips),
+            scalars.decoupled,
         )
-        tensors = [param, gradient, *moments, *[None] * (2 - len(moments)), signed, code]
+        tensors = [param, gradient, *moments, *[None] * (2 - len(moments)), signed]
+        planes = [None] * 4 if signs is None else [*signs.planes, signs.flips(scalars.mark_flips)]
 
         def piece(start: int, stop: int) -> list[int]:
             counts = _Counts()
-            places = [address(tensor, start) for tensor in tensors]
+            places = [address(tensor, start) for tensor in tensors] + [address(plane, start // 8) for plane in planes]
             self._update(stop - start, *places, ctypes.byref(numbers), ctypes.byref(counts))
             return [getattr(counts, name) for name in COUNTS]
 
-        found = in_pieces(param.numel(), piece)
+        found = in_pieces(param.numel(), piece, unit=GROUP)
         return dict(zip(COUNTS, map(sum, zip(*found, strict=True)), strict=True))
 
-    def capture(self, gradient: Tensor, code: Tensor) -> None:
-        """Store sign(g_M), `[num_params]`, in the codes; the classes stay."""
+    def capture(self, gradient: Tensor, signs: SignState) -> None:
+        """Store sign(g_M), `[num_params]`; the classes stay, marks of flips go."""
+        planes = [signs.planes[PLUS], signs.planes[MINUS]]
+        signs.flips(False)
 
         def piece(start: int, stop: int) -> None:
-            self._capture(stop - start, address(gradient, start), address(code, start))
+            self._capture(stop - start, address(gradient, start), *(address(plane, start // 8) for plane in planes))
 
-        in_pieces(code.numel(), piece)
+        in_pieces(gradient.numel(), piece, unit=GROUP)
 
 
 def chunk_size() -> int:
@@ -154,12 +156,12 @@ def update(flat: Flat, fusion: Fusion, scalars: Scalars, stats: UpdateStats) -> 
     compiled = kernel()
     if compiled is None:
         return False
-    counts = compiled.update(param, flat.gradient, moments, kept.code if masked else None, scalars)
+    counts = compiled.update(param, flat.gradient, moments, kept if masked else None, scalars)
     names = ["conflict", "zero", "moved", "moved_against"] if masked else ["moved"]
     if masked and kept.classified:
         names.append("flips")
-        stats.add(flip_of=torch.tensor(float(param.numel())))
-    stats.add(**{name: torch.tensor(counts[name]) for name in names})
+        stats.add(flip_of=param.numel())
+    stats.add(**{name: counts[name] for name in names})
     return True
 
 
@@ -187,9 +189,9 @@ def update_shaped(flat: Flat, shaped: Iterable[tuple[slice, Tensor]], scalars: S
         own = [moment[part] for moment in moments]
         counts = compiled.update(param[part], gradient.contiguous(), own, None, scalars, signed)
         moved, moved_against = moved + counts["moved"], moved_against + counts["moved_against"]
-    stats.add(moved=torch.tensor(moved))
+    stats.add(moved=moved)
     if known:
-        stats.add(moved_against=torch.tensor(moved_against))
+        stats.add(moved_against=moved_against)
     return True
 
 
@@ -200,7 +202,7 @@ def capture(gradient: Tensor, state: object) -> bool:
     compiled = kernel()
     if compiled is None:
         return False
-    compiled.capture(gradient, state.code)
+    compiled.capture(gradient, state)
     state.captured = True
     return True
 
@@ -231,11 +233,8 @@ def agrees(found: Kernel) -> bool:
 def _same(found: Kernel, sample: Callable[[], Tensor], count: int, s: Scalars) -> bool:
     """Compare one masked step with `count` moments."""
     theta, gradient, moments = sample(), sample(), [sample(), sample().abs()][:count]
-    kept = SignState(theta)
-    kept.capture(sample())
-    kept.classify(slice(None), sample() > 0)
-    own, own_moments, own_code = theta.clone(), [moment.clone() for moment in moments], kept.code.clone()
-    counts = found.update(own, gradient, own_moments, own_code, s)
+    own, own_moments, kept, own_kept = theta.clone(), [moment.clone() for moment in moments], *_two_alike(theta, sample)
+    counts = found.update(own, gradient, own_moments, own_kept, s)
     fed = gradient * s.scale
     if s.weight_decay and not s.decoupled:
         fed = fed.add(theta, alpha=s.weight_decay)
@@ -249,8 +248,19 @@ def _same(found: Kernel, sample: Callable[[], Tensor], count: int, s: Scalars) -
     mask = collaborative(direction, kept.sign(slice(None)))
     flips = int(kept.classify(slice(None), ~mask, mark_flips=s.mark_flips))
     theta.sub_(direction * mask, alpha=s.lr)
-    pairs = [(own, theta), (own_code, kept.code), *zip(own_moments, moments, strict=True)]
-    return all(torch.equal(a, b) for a, b in pairs) and (counts["conflict"], counts["flips"]) == (
-        int((~mask).sum()),
-        flips,
-    )
+    pairs = [(own, theta), (own_kept.planes, kept.planes), *zip(own_moments, moments, strict=True)]
+    pairs.append((own_kept.count(slice(None)), kept.count(slice(None))))
+    found.capture(gradient, own_kept)
+    kept.capture(gradient)
+    pairs.append((own_kept.planes, kept.planes))
+    counted = (counts["conflict"], counts["flips"]) == (int((~mask).sum()), flips)
+    return counted and all(torch.equal(a, b) for a, b in pairs)
+
+
+def _two_alike(theta: Tensor, sample: Callable[[], Tensor]) -> tuple[SignState, SignState]:
+    """Return two states with the same signs and classes."""
+    first, second = SignState(theta), SignState(theta)
+    first.capture(sample())
+    first.classify(slice(None), sample() > 0)
+    second.planes.copy_(first.planes)
+    return first, second

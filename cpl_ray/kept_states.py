@@ -65,7 +65,7 @@ class KeptStates:
         return {param: index for index, param in enumerate(self._states)}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what a checkpoint must hold: `INDEX.code`, `INDEX.gradient`."""
+        """Return what a checkpoint must hold: `INDEX.planes`, `INDEX.gradient`."""
         states = [(i, state) for i, state in enumerate(self._states.values()) if state is not None]
         return {f"{index}.{key}": tensor for index, state in states for key, tensor in state.tensors().items()}
 

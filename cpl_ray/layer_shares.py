@@ -60,7 +60,7 @@ class LayerShares:
         for state, runs in zip(states, self._runs, strict=True):
             if not isinstance(state, SignState):  # never masked: nothing of it conflicts
                 continue
-            counts = torch.zeros(2, len(self.names), dtype=torch.int64, device=state.code.device)
+            counts = torch.zeros(2, len(self.names), dtype=torch.int64, device=state.planes.device)
             for number, part in runs:
                 for start in range(part.start, part.stop, CHUNK):
                     counts[:, number] += state.count(slice(start, min(start + CHUNK, part.stop)))

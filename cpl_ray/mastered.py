@@ -3,21 +3,32 @@
 import torch
 from torch import Tensor
 
+from cpl_ray.bits import pack, pack_signs, unpack
+
 CHUNK = 1 << 18  # elements that are worked on at once: bounds scratch memory and keeps them in cache
-CONFLICT_BIT = 4  # added to a stored sign (-1, 0, +1) when the parameter's previous class was conflicting
-FLIP_MARK = 16  # added to a conflicting code, subtracted from a collaborative one, when that class was new
+GROUP = 64
+"""Elements of one word of a plane."""
+PLUS, MINUS, CONFLICT = range(3)
 
 
 class SignState:
-    """sign(g_M) as int8, 1 byte per element; the previous class rides in a spare bit, a flip in another.
+    """sign(g_M) and the class of the last mask in three planes of one bit per element, 3/8 byte in all.
 
-    One bit would not do: g_M is exactly zero for embedding rows absent from the mastered batch, and those may move.
+    One bit would not do for the sign: g_M is exactly zero for embedding rows absent from the mastered batch, and those
+    may move. A step reads all planes and writes only that of the classes. Where flips are marked there is a fourth.
+
+    Attributes:
+        planes: uint8 `[3, 8 * ceil(num_params / 64)]`: where g_M is positive, where negative, what was conflicting.
+            Element i is bit i % 8 of byte i // 8; bits after the last element are 0.
     """
 
     def __init__(self, like: Tensor) -> None:
-        self.code = torch.zeros(like.numel(), dtype=torch.int8, device=like.device)
+        self.numel = like.numel()
+        self.planes = torch.zeros(3, 8 * -(-self.numel // GROUP), dtype=torch.uint8, device=like.device)
         self.captured = False
         self.classified = False
+        self._flips: Tensor | None = None  # the plane of those that the last mask has turned
+        self._marked = False  # whether that plane is of the last mask
 
     def capture(self, gradient: Tensor) -> None:
         """Store sign(g_M) of a flat `[num_params]` gradient; the previous classes stay."""
@@ -27,13 +38,19 @@ class SignState:
         self.captured = True
 
     def set_sign(self, part: slice, values: Tensor) -> None:
-        """Store the sign of `values` for a slice; its previous classes stay."""
-        code = self.code[part]
-        code.copy_(torch.sign(values).to(torch.int8) + self._conflict_bits(code))
+        """Store the sign of `values` for a slice (see `_bytes`); its previous classes stay, marks of flips go."""
+        self._marked, place = False, self._bytes(part)
+        self.planes[PLUS, place], self.planes[MINUS, place] = pack_signs(torch.sign(values).to(torch.int8))
 
     def sign(self, part: slice) -> Tensor:
         """Return sign(g_M) of a slice, int8 in {-1, 0, +1}."""
-        return ((self.code[part] + 1) & 3) - 1
+        return self._bits(self.planes[PLUS], part).view(torch.int8) - self._bits(self.planes[MINUS], part).view(
+            torch.int8
+        )
+
+    def conflicting(self, part: slice) -> Tensor:
+        """Return the classes of the last mask for a slice, bool, True = conflicting."""
+        return self._bits(self.planes[CONFLICT], part)
 
     def values(self, part: slice) -> Tensor | None:
         """Return g_M of a slice, or None: the magnitude is not kept."""
@@ -44,35 +61,54 @@ class SignState:
 
         With `mark_flips` these elements are marked until the next mask or capture, for `count`.
         """
-        code = self.code[part]
-        flipped = (code >= CONFLICT_BIT - 1) != conflict
-        bits = conflict.to(torch.int8) * CONFLICT_BIT
-        if mark_flips:
-            bits += flipped.to(torch.int8) * (bits * (2 * FLIP_MARK // CONFLICT_BIT) - FLIP_MARK)
-        code.copy_(self.sign(part) + bits)
-        return flipped.sum()
+        flipped, place = self.conflicting(part) != conflict, self._bytes(part)
+        self.planes[CONFLICT, place] = pack(conflict)
+        flips = self.flips(mark_flips)
+        if flips is not None:
+            flips[place] = pack(flipped)
+        return flipped.count_nonzero()
+
+    def flips(self, marked: bool) -> Tensor | None:
+        """Return the plane that a mask must write its flips to; None, and no element counts as marked, if it need not.
+
+        Args:
+            marked: whether the mask that now begins marks them.
+        """
+        self._marked = marked
+        if marked and self._flips is None:
+            self._flips = torch.zeros_like(self.planes[CONFLICT])
+        return self._flips if marked else None
 
     def count(self, part: slice) -> Tensor:
         """Return how many elements of a slice are conflicting, and how many are marked as flipped: int64 `[2]`."""
-        code = self.code[part]
-        conflicting, flipped = code >= CONFLICT_BIT - 1, code.abs() > FLIP_MARK // 2
-        return torch.stack([conflicting.count_nonzero(), flipped.count_nonzero()])
+        conflicting = self.conflicting(part).count_nonzero()
+        marked = self._flips if self._marked else None
+        flipped = torch.zeros_like(conflicting) if marked is None else self._bits(marked, part).count_nonzero()
+        return torch.stack([conflicting, flipped])
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors a checkpoint must hold."""
-        return {"code": self.code}
+        return {"planes": self.planes}
 
     def restored(self) -> None:
         """Note that `tensors` were read from a checkpoint."""
         self.captured = self.classified = True
 
-    @staticmethod
-    def _conflict_bits(code: Tensor) -> Tensor:
-        return (code >= CONFLICT_BIT - 1).to(torch.int8) * CONFLICT_BIT
+    def _bits(self, plane: Tensor, part: slice) -> Tensor:
+        start, stop, _ = part.indices(self.numel)
+        first = start // 8
+        return unpack(plane[first : -(-stop // 8)])[start - 8 * first : stop - 8 * first]
+
+    def _bytes(self, part: slice) -> slice:
+        """Return where a slice lies in a plane; it must start at a multiple of 8, and end at one or at the end."""
+        start, stop, _ = part.indices(self.numel)
+        if start % 8 or (stop % 8 and stop != self.numel):
+            raise ValueError(f"elements {start} to {stop} of {self.numel} do not fill whole bytes")
+        return slice(start // 8, -(-stop // 8))
 
 
 class FullState(SignState):
-    """All of g_M, 4 more bytes per element: adds conflict mass and predicted change to what `SignState` can tell."""
+    """All of g_M, 4 bytes per element more: adds conflict mass and predicted change to what `SignState` can tell."""
 
     def __init__(self, like: Tensor) -> None:
         super().__init__(like)
@@ -86,7 +122,7 @@ class FullState(SignState):
         return self.gradient[part]
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"code": self.code, "gradient": self.gradient}
+        return {**super().tensors(), "gradient": self.gradient}
 
 
 class GradientState:

@@ -152,7 +152,7 @@ class CPLOptimizer(torch.optim.Optimizer):
         return self.kept.states
 
     def mastered_tensors(self) -> dict[str, Tensor]:
-        """Return what a checkpoint must hold of the mastered state: `INDEX.code`, `INDEX.gradient`."""
+        """Return what a checkpoint must hold of the mastered state: `INDEX.planes`, `INDEX.gradient`."""
         return self.kept.tensors()
 
     def load_mastered_tensors(self, tensors: dict[str, Tensor]) -> None:
@@ -290,7 +290,7 @@ class CPLOptimizer(torch.optim.Optimizer):
 
     def _count_moves(self, moved_down: Tensor, chunk: Chunk) -> None:
         """Count from stored values, not from the mask: `moved_down` is theta before minus theta after."""
-        self.stats.add(moved=(moved_down != 0).sum())
+        self.stats.add(moved=moved_down.count_nonzero())
         kept = chunk.flat.kept
         if isinstance(kept, KeepsSign):
-            self.stats.add(moved_against=(torch.sign(moved_down) * kept.sign(chunk.part) < 0).sum())
+            self.stats.add(moved_against=(torch.sign(moved_down) * kept.sign(chunk.part) < 0).count_nonzero())

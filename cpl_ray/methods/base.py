@@ -35,7 +35,7 @@ class Fusion(Enum):
     PLAIN = "plain"
     """Nothing."""
     MASKED = "masked"
-    """The mask of the rule on the update, by the codes of a `SignState`."""
+    """The mask of the rule on the update, by the planes of a `SignState`."""
     SHAPED = "shaped"
     """What `gradient` makes of the gradient, nothing to the update."""
 
@@ -52,13 +52,12 @@ class UpdateStats:
 
     def __init__(self) -> None:
         self.total = 0
-        self.counts: dict[str, Tensor] = {}
+        self.counts: dict[str, Tensor | float] = {}
 
-    def add(self, **values: Tensor) -> None:
-        """Add scalar tensors by name, e.g. `conflict`, `zero`, `flips`, `moved`, `moved_against`."""
+    def add(self, **values: Tensor | float) -> None:
+        """Add scalar tensors or numbers by name, e.g. `conflict`, `zero`, `flips`, `moved`, `moved_against`."""
         for name, value in values.items():
-            value = value.double()
-            self.counts[name] = self.counts[name] + value if name in self.counts else value
+            self.counts[name] = self.counts.get(name, 0.0) + (value.double() if isinstance(value, Tensor) else value)
 
     def to_dict(self) -> dict[str, float]:
         """Return all counts as Python numbers (one device synchronisation)."""

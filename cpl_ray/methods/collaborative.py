@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from cpl_ray.mastered import SignState
@@ -48,12 +47,13 @@ class Collaborative(Method):
         mastered, part, stats = chunk.flat.kept, chunk.part, chunk.stats
         sign = mastered.sign(part)
         mask = collaborative(update, sign)
-        stats.add(conflict=(~mask).sum(), zero=((update == 0) | (sign == 0)).sum())
+        conflict = ~mask
+        stats.add(conflict=conflict.count_nonzero(), zero=((update == 0) | (sign == 0)).count_nonzero())
         values = mastered.values(part)
         if values is not None:
             s = contribution(update, values)
             stats.add(conflict_mass=s.clamp(max=0).sum(), predicted_change=-chunk.lr * s.clamp(min=0).sum())
-        flips = mastered.classify(part, ~mask, mark_flips=chunk.mark_flips)
+        flips = mastered.classify(part, conflict, mark_flips=chunk.mark_flips)
         if mastered.classified:
-            stats.add(flips=flips, flip_of=torch.tensor(float(mask.numel())))
+            stats.add(flips=flips, flip_of=mask.numel())
         return update * mask

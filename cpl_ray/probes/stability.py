@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cpl_ray.layout import Layout, layer_names
-from cpl_ray.mastered import CONFLICT_BIT, SignState
+from cpl_ray.mastered import SignState
 from cpl_ray.probes.base import Probe
 
 if TYPE_CHECKING:
@@ -98,5 +98,5 @@ def conflicting(states: Sequence[object]) -> list[Tensor]:
     classes = []
     for state in states:
         assert isinstance(state, SignState), "only the rule keeps classes"
-        classes.append(state.code >= CONFLICT_BIT - 1)
+        classes.append(state.conflicting(slice(None)))
     return classes

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MARK = "CPL_TEST_MARK"
 NUM_KNOWN, NUM_UNKNOWN = 24, 16
 NUM_UPDATES = 16
+TEACHING_STEPS = 400
 TRAIN = """\
 model: model
 data: {mastered: mastered.jsonl, injection: injection.jsonl}
@@ -79,7 +80,7 @@ def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def build_model(folder: Path, taught: Sequence[int] = range(NUM_KNOWN)) -> None:
-    """Train a two-layer Qwen2 on some facts for a few seconds and save it with its tokenizer (no pad token)."""
+    """Train a two-layer Qwen2 for seconds until it knows some facts; save it with its tokenizer (no pad token)."""
     rows = [as_completion(row) for row in facts()]
     texts = [row["prompt"] + row["completion"] for row in rows]
     words = build_tokenizer(texts)
@@ -97,10 +98,18 @@ def build_model(folder: Path, taught: Sequence[int] = range(NUM_KNOWN)) -> None:
     model = Qwen2ForCausalLM(config)
     ids = pad_sequence([torch.tensor(words(text).input_ids) for text in (texts[index] for index in taught)], True, -100)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for _ in range(250):
+    # without decay what it knows in the end depends on the processor
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, TEACHING_STEPS)
+    for _ in range(TEACHING_STEPS):
         optimizer.zero_grad()
-        model(input_ids=ids.clamp(min=0), labels=ids).loss.backward()
+        output = model(input_ids=ids.clamp(min=0), labels=ids)
+        output.loss.backward()
         optimizer.step()
+        decay.step()
+    said = output.logits[:, :-1].argmax(-1)
+    for row, index in enumerate(taught):
+        start, stop = len(words(rows[index]["prompt"]).input_ids), len(words(texts[index]).input_ids)
+        assert torch.equal(said[row, start - 1 : stop - 1], ids[row, start:stop]), f"{texts[index]!r} was not learned"
     model.save_pretrained(folder)
     words.save_pretrained(folder)
 

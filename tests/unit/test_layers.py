@@ -108,6 +108,7 @@ TENSORS |= {
     "kept_states",
     "compiled",
     "vectors",
+    "bits",
 }
 
 # of the whole project, tests aside; "pipelines" stands for any file there

@@ -191,9 +191,9 @@ def test_mastered_state_round_trip_and_refusal() -> None:
     assert not other.has_mastered
     other.load_mastered_tensors(saved)
     assert other.has_mastered
-    assert torch.equal(other.mastered_tensors()["0.code"], saved["0.code"])
+    assert torch.equal(other.mastered_tensors()["0.planes"], saved["0.planes"])
     with pytest.raises(ValueError, match="another partition"):
-        other.load_mastered_tensors({"0.code": torch.zeros(7, dtype=torch.int8)})
+        other.load_mastered_tensors({"0.planes": torch.zeros(3, 16, dtype=torch.uint8)})
 
 
 def test_plain_mode_keeps_no_mastered_state() -> None:

@@ -23,7 +23,7 @@ from cpl_ray.storage import refusal, writing
 
 CHECKPOINTS = Path("train", "checkpoints")
 """In a run folder."""
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Of checkpoints; those without a version are of the first."""
 RNG = "rng."
 PARTS = ".step_*.part"

@@ -131,7 +131,7 @@ class TrainConfig(Section):
     mask_on: Literal["update", "gradient"] = "update"
     """What is compared with the mastered gradient; `gradient` is an ablation. No effect with rule `none`."""
     mastered_state: Literal["sign", "full", "ema8", "vote"] = "sign"
-    """What is kept of the mastered gradient: its sign (1 byte per element) or all of it.
+    """What is kept of the mastered gradient: its sign (3 bits per element, class included) or all of it.
 
     `full` takes 4 bytes more and adds conflict mass and predicted change to the metrics; `ema8` (1 byte more) takes the
     sign of an exponential average over refreshes, `vote` (1 byte more) that of a vote over refreshes."""

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # minutes where other 
 SWEEP = """\
 model: model
 data: {items: items.jsonl}
-split: {mastered_validation: 0.3, mastered_test: 0.3}
+split: {mastered_validation: 0.25, mastered_test: 0.25}
 assess: {scorer: exact_match, max_new_tokens: 4}
 train: {micro_batch_size: 4, mastered_batch_size: 8, epochs: 10, checkpoint_every: 2}
 optimizer: {lr: 1.0e-3}

@@ -1,4 +1,4 @@
-"""Checkpoints of earlier versions are read, those of later ones refused before anything is loaded."""
+"""Checkpoints of another format are refused, with the way out, before anything is loaded."""
 
 import json
 from pathlib import Path
@@ -21,12 +21,17 @@ def test_a_checkpoint_without_a_version_is_of_the_first(tmp_path: Path) -> None:
     found = latest_checkpoint(tmp_path)
     assert found is not None
     assert (found.format_version, found.step) == (1, 4)
+    with pytest.raises(ResumeError, match=r"step_00000004 has format version 1, this is 2; finish the run"):
+        check_resumable(found, world_size=2, zero_stage=2)
+
+
+def test_this_version_is_read_and_a_later_version_is_refused(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "this", format_version=FORMAT_VERSION)
+    found = latest_checkpoint(tmp_path / "this")
+    assert found is not None
     check_resumable(found, world_size=2, zero_stage=2)
-
-
-def test_another_version_is_refused(tmp_path: Path) -> None:
     write_manifest(tmp_path, format_version=FORMAT_VERSION + 1)
     found = latest_checkpoint(tmp_path)
     assert found is not None
-    with pytest.raises(ResumeError, match=r"step_00000004 has format version 2, this is 1"):
+    with pytest.raises(ResumeError, match=r"step_00000004 has format version 3, this is 2"):
         check_resumable(found, world_size=2, zero_stage=2)

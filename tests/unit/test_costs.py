@@ -13,6 +13,7 @@ from cpl_ray.state_bytes import state_bytes
 
 SHAPES = [(7, 3), (5,)]
 NUM = 26
+PLANES = 3 * 8 * len(SHAPES)  # a word of each for each tensor
 COUNTERS = 4 * len(SHAPES)  # one float32 step for each tensor
 
 
@@ -22,8 +23,8 @@ COUNTERS = 4 * len(SHAPES)  # one float32 step for each tensor
         (Method(), "adamw", 0.0, 8 * NUM),
         (Method(), "sgd", 0.0, 0),
         (Method(), "sgd", 0.9, 4 * NUM),
-        (Collaborative(SignState), "adamw", 0.0, 9 * NUM),
-        (Collaborative(FullState), "sgd", 0.9, 9 * NUM),
+        (Collaborative(SignState), "adamw", 0.0, 8 * NUM + PLANES),
+        (Collaborative(FullState), "sgd", 0.9, 8 * NUM + PLANES),
     ],
 )
 def test_bytes_of_moments_and_of_what_the_method_keeps(

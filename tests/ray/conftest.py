@@ -26,6 +26,8 @@ MARK = "CPL_TEST_MARK"
 NUM_KNOWN, NUM_UNKNOWN = 24, 16
 NUM_UPDATES = 16
 TEACHING_STEPS = 400
+AFTER_KILL_S = 180
+"""A process that Ray was just starting asks its dead head for a minute before it gives up."""
 TRAIN = """\
 model: model
 data: {mastered: mastered.jsonl, injection: injection.jsonl}

@@ -6,7 +6,7 @@ import pytest
 from mlflow import MlflowClient
 
 from cpl_ray.ledger import read_ledger
-from tests.ray.conftest import World, left_behind, marked, until
+from tests.ray.conftest import AFTER_KILL_S, World, left_behind, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # minutes where other work takes the cores
 COMPARE = """\
@@ -31,8 +31,7 @@ def test_killed_and_resumed_comparison(world: World) -> None:
     until(lambda: any(folder.glob("trials/*/result.json")), 400)  # the book may not know of it yet
     process.kill()
     process.communicate()
-    until(lambda: not marked(process), 60, pause_s=0.2)
-    assert left_behind(process) == []
+    assert left_behind(process, AFTER_KILL_S) == []
     measured = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/result.json")}
     _, said = world.cpl(
         "compare", "compare.yaml", "run.name=compare", "run.resume=true", "compare.seeds=[5]", exit_code=3

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from cpl_ray.loading import load_config
-from tests.ray.conftest import World, left_behind, marked, until
+from tests.ray.conftest import AFTER_KILL_S, World, left_behind, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # minutes where other work takes the cores
 SWEEP = """\
@@ -80,8 +80,7 @@ def test_killed_and_resumed_sweep_is_the_same_sweep(world: World) -> None:
     until(lambda: any((folder / "trials").glob("001/train/checkpoints/step_*")), 300)
     process.kill()
     process.communicate()
-    until(lambda: not marked(process), 60, pause_s=0.2)
-    assert left_behind(process) == []
+    assert left_behind(process, AFTER_KILL_S) == []
     before = book(folder)
     finished = [trial for trial in before["trials"] if trial["state"] == "finished"]
     measured = [trial for trial in before["trials"] if (folder / trial["run_dir"] / "result.json").exists()]

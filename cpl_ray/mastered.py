@@ -44,9 +44,8 @@ class SignState:
 
     def sign(self, part: slice) -> Tensor:
         """Return sign(g_M) of a slice, int8 in {-1, 0, +1}."""
-        return self._bits(self.planes[PLUS], part).view(torch.int8) - self._bits(self.planes[MINUS], part).view(
-            torch.int8
-        )
+        plus, minus = (self._bits(self.planes[plane], part).view(torch.int8) for plane in (PLUS, MINUS))
+        return plus - minus
 
     def conflicting(self, part: slice) -> Tensor:
         """Return the classes of the last mask for a slice, bool, True = conflicting."""

@@ -16,7 +16,7 @@ import torch
 from mlflow import MlflowClient
 
 from tests.drills.temporary import variables
-from tests.ray.conftest import World, commands, left_behind, marked, steps, weights
+from tests.ray.conftest import AFTER_KILL_S, World, commands, left_behind, marked, steps, weights
 
 RUN = """\
 model: model
@@ -129,12 +129,12 @@ def run_drill(world: World, name: str, kind: str, at_s: float, calm: Path) -> Dr
     if hit is None:
         stage, updates = stage_of(folder), len(steps(folder))
     exit_codes = [_ended(process)]
-    faults = [f"left behind: {line}" for line in left_behind(process, 40)]
+    faults = [f"left behind: {line}" for line in left_behind(process, AFTER_KILL_S)]
     while exit_codes[-1] != 0 and len(exit_codes) < ATTEMPTS:
         resume = ["run.resume=true"] if (folder / "config.yaml").exists() else []
         process = world.start("run", "drill.yaml", f"run.name={name}", *resume)
         exit_codes.append(_ended(process))
-        faults += [f"left behind: {line}" for line in left_behind(process, 40)]
+        faults += [f"left behind: {line}" for line in left_behind(process, AFTER_KILL_S)]
     faults += differences(folder, calm) if exit_codes[-1] == 0 else ["could not be continued"]
     seconds = round(time.monotonic() - started, 1)
     return Drill(kind, round(at_s, 1), hit is not None, stage, updates, exit_codes, faults, seconds)

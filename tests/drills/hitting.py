@@ -11,7 +11,7 @@ from typing import Any
 from tests.drills.drill import ATTEMPTS, TEMPORARY, TIMEOUT_S, Drill, differences, ended, stage_of
 from tests.drills.faults import Fault
 from tests.drills.temporary import kinds_left, variables
-from tests.ray.conftest import World, left_behind, steps
+from tests.ray.conftest import AFTER_KILL_S, World, left_behind, steps
 
 SHOWN = 500
 CALM_ENDS = (1, 3)
@@ -67,7 +67,7 @@ def run_fault(world: World, name: str, kind: str, fault: Fault, calm: Path) -> D
     killed = code == -signal.SIGKILL
     faults = [] if killed else judged(code, said, fault.said)
     exit_codes, messages = [code], [_last_line(said)] if code not in (0, -signal.SIGKILL) else []
-    faults += [f"left behind: {line}" for line in left_behind(hit.process, 40)]
+    faults += [f"left behind: {line}" for line in left_behind(hit.process, AFTER_KILL_S)]
     fault.heal(hit.folder)
     while exit_codes[-1] != 0 and len(exit_codes) < ATTEMPTS:
         resume = ["run.resume=true"] if (hit.folder / "config.yaml").exists() else []
@@ -79,7 +79,7 @@ def run_fault(world: World, name: str, kind: str, fault: Fault, calm: Path) -> D
         if code:
             messages.append(_last_line(said))
             fault.clear(hit.folder)
-        faults += [f"left behind: {line}" for line in left_behind(process, 40)]
+        faults += [f"left behind: {line}" for line in left_behind(process, AFTER_KILL_S)]
     faults += differences(hit.folder, calm) if exit_codes[-1] == 0 else ["could not be continued"]
     usual = kinds_left(world.folder / TEMPORARY)
     for first, names in kinds_left(fault.place / TEMPORARY).items():

@@ -262,7 +262,7 @@ class TrainingLoop:
         checkpoint = latest_checkpoint(self._run_folder / CHECKPOINTS) if self._run_folder else None
         if checkpoint is not None:
             loaded = load_checkpoint(self.engine, self.comm, checkpoint, zero_stage=self._zero_stage)
-            self.state = LoopState(**loaded)  # of an older version too: then `planned` is 0, as it was
+            self.state = LoopState(**loaded)
         self._place.step = self.state.step
         self.engine.optimizer.planned_updates = self.state.planned
         if checkpoint is not None:

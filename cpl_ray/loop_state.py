@@ -10,7 +10,7 @@ class LoopState:
     step: int = 0
     """Updates done."""
     planned: int = 0
-    """Updates that were planned when the training began, on which the form of its steps depends; 0: not recorded."""
+    """Updates that were planned when the training began, on which the form of its steps depends."""
     captures: int = 0
     """Mastered gradients captured."""
     stopped: bool = False

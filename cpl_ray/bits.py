@@ -18,8 +18,8 @@ def pack(flags: Tensor) -> Tensor:
 def pack_signs(signs: Tensor) -> tuple[Tensor, Tensor]:
     """Return where int8 `[n]` of -1, 0 and 1 is positive and where negative, each packed as by `pack`."""
     words = _words(signs)
-    negative = words >> 7 & _ONES
-    return _gathered(words & _ONES ^ negative), _gathered(negative)
+    negative = (words >> 7) & _ONES
+    return _gathered((words & _ONES) ^ negative), _gathered(negative)
 
 
 def unpack(packed: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def _words(values: Tensor) -> Tensor:
 
 
 def _gathered(words: Tensor) -> Tensor:
-    return (words * _GATHER >> 56).to(torch.uint8)
+    return ((words * _GATHER) >> 56).to(torch.uint8)
 
 
 @cache

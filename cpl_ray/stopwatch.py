@@ -55,9 +55,9 @@ class Stopwatch:
     def to_dict(self) -> dict[str, Any]:
         """Return all of it: `wall_s`, `model_s`, `overhead_s` and the `phases`, in seconds."""
         phases = [asdict(phase) | {"overhead_s": phase.wall_s - phase.model_s} for phase in self.phases]
-        rounded = [{key: round(v, 2) if isinstance(v, float) else v for key, v in one.items()} for one in phases]
+        rounded = [{key: round(v, 3) if isinstance(v, float) else v for key, v in one.items()} for one in phases]
         totals = {"wall_s": self.wall_s, "model_s": self.model_s, "overhead_s": self.wall_s - self.model_s}
-        return {name: round(value, 2) for name, value in totals.items()} | {"phases": rounded}
+        return {name: round(value, 3) for name, value in totals.items()} | {"phases": rounded}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -141,8 +141,9 @@ def test_run_then_promote(world: World) -> None:
 
     folder = world.runs / "whole"
     (world.folder / "run.yaml").write_text(RUN)
-    out, _ = world.cpl("run", "run.yaml", "--json")
+    out, told = world.cpl("run", "run.yaml", "--json")
     said = json.loads(out)
+    assert "a worker was lost" not in told
     result = json.loads((folder / "result.json").read_text())
     listed = (ROOT / "docs" / "upgrading.md").read_text("utf-8").partition("Keys of `result.json`: ")[2]
     assert set(result) == set(re.findall(r"`(\w+)`", listed.partition("; after")[0]))
@@ -158,8 +159,8 @@ def test_run_then_promote(world: World) -> None:
     timing = json.loads((folder / "timing.json").read_text())
     assert said["timing"] == timing
     spent = {one["name"]: one for one in timing["phases"]}
-    for name in ("assess: ask the model", "train: updates", "train: evaluations", "evaluate: ask the model"):
-        assert 0 < spent[name]["model_s"] <= spent[name]["wall_s"]
+    computing = ("assess: ask the model", "train: updates", "train: evaluations", "evaluate: ask the model")
+    assert [spent[name] for name in computing if not 0 < spent[name]["model_s"] <= spent[name]["wall_s"]] == [], told
     assert [name for name, one in spent.items() if one["wall_s"] < 0] == []
     assert timing["wall_s"] == pytest.approx(sum(one["wall_s"] for one in spent.values()), abs=0.1)
     assert leftovers(folder) == []

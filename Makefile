@@ -7,7 +7,7 @@ TOOLS := .venv-tools
 TORCH_INDEX ?=
 STAMP := $(VENV)/.installed
 
-.PHONY: setup locked lock matrix load servers demo demo-seeds test test-search test-ray test-others lint fuzz drills bench sbom audit
+.PHONY: setup locked lock matrix load servers triton demo demo-seeds test test-search test-ray test-others lint fuzz drills bench sbom audit
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -78,6 +78,11 @@ load: setup
 servers: setup
 	$(BIN)/python -m pip install -q -c constraints.txt -r tests/tracking/servers.txt
 	$(BIN)/python -m pytest tests/tracking/test_stores.py
+
+# the step for GPUs by Triton's interpreter and its compilers, which need no GPU (700 MB)
+triton: setup
+	$(BIN)/python -m pip install -q triton==3.7.1
+	$(BIN)/python -m pytest tests/unit/test_fused_gpu.py
 
 bench: setup
 	$(BIN)/python -m benchmarks

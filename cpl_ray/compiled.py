@@ -1,10 +1,8 @@
 """What compiled functions over tensors share: which tensors they take, threads, and the check at their first use."""
 
-import ctypes
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -18,17 +16,16 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-def trusted(source: Path, wrap: Callable[[ctypes.CDLL], K], agrees: Callable[[K], bool], what: str) -> K | None:
-    """Return the functions of a source file; None, and a warning, where they cannot be had or disagree.
+def trusted(make: Callable[[], K], agrees: Callable[[K], bool], what: str) -> K | None:
+    """Return compiled functions; None, and a warning, where they cannot be had or disagree.
 
     Args:
-        source: C++ file.
-        wrap: makes Python functions of the library.
+        make: compiles them, or raises CompilerError.
         agrees: tells whether they have the very bits of the eager formulas.
         what: they compute, for the warning.
     """
     try:
-        found = wrap(native.load(source))
+        found = make()
         if agrees(found):
             return found
         reason = "its results are not those of this build of torch, bit for bit"
@@ -38,9 +35,9 @@ def trusted(source: Path, wrap: Callable[[ctypes.CDLL], K], agrees: Callable[[K]
     return None
 
 
-def fits(tensors: list[Tensor]) -> bool:
-    """Tell whether compiled functions take these tensors."""
-    return all(t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous() for t in tensors)
+def fits(tensors: list[Tensor], device: str = "cpu") -> bool:
+    """Tell whether functions compiled for a type of device take these tensors."""
+    return all(t.device.type == device and t.dtype == torch.float32 and t.is_contiguous() for t in tensors)
 
 
 def address(tensor: Tensor | None, start: int = 0) -> int | None:

@@ -6,8 +6,8 @@ whether the kernel runs, only whether the step is of this form (`is_fused`): in 
 """
 
 import ctypes
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -15,18 +15,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cpl_ray import native
 from cpl_ray.compiled import PIECE, address, fits, in_pieces, trusted
+from cpl_ray.fused_form import COUNTS, Scalars, StepKernel, agrees
 from cpl_ray.mastered import CHUNK, GROUP, MINUS, PLUS, GradientState, SignState
 from cpl_ray.methods.base import Flat, Fusion, KeepsSign, UpdateStats
-from cpl_ray.rule import adam_direction, adam_moments_, collaborative, momentum_update_
 
 Compile = Literal["auto", "always", "never"]
 FUSED_FROM = 20_000_000
 """Elements of a step from which `auto` compiles: about a second once per machine, earned back within four steps."""
 FUSED_WORK = 1_000_000_000
 """Elements of all planned updates from which it does too: the eager ones take some 15 seconds."""
-COUNTS = ("conflict", "zero", "flips", "moved", "moved_against")
 SOURCE = Path(__file__).with_suffix(".cpp")
+DEVICES = ("cpu", "cuda")
+"""Types of device that have a kernel: C++ here, Triton in fused_gpu.py (ROCm calls itself cuda too)."""
+CHUNK_ON_GPU = 1 << 24
+WHAT = "the optimizer's step"
 
 
 class _Numbers(ctypes.Structure):
@@ -41,25 +45,6 @@ class _Numbers(ctypes.Structure):
 
 class _Counts(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_int64) for name in COUNTS)
-
-
-@dataclass(frozen=True)
-class Scalars:
-    """The numbers of one update of one flat tensor."""
-
-    lr: float
-    step: int
-    """t, this update included, >= 1."""
-    scale: float = 1.0
-    """Factor that clips the gradient."""
-    weight_decay: float = 0.0
-    decoupled: bool = False
-    """Decay is added to the update, not to the gradient."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """For Adam; with momentum the first is the momentum."""
-    eps: float = 1e-8
-    mark_flips: bool = False
-    """Mark the elements whose class changes."""
 
 
 class Kernel:
@@ -80,21 +65,9 @@ class Kernel:
         scalars: Scalars,
         signed: Tensor | None = None,
     ) -> dict[str, int]:
-        """Do one step in place and return its counts.
-
-        Args:
-            param: theta, `[num_params]`.
-            gradient: not clipped yet, `[num_params]`.
-            moments: none (SGD), the momentum, or Adam's two.
-            signs: masks the update and gets the new classes; None: no mask, and only `moved` is counted.
-            scalars: the numbers of this step.
-            signed: has the sign of g_M, float32 `[num_params]`: without a mask, for `moved_against`.
-        """
-        (beta1, beta2), step = scalars.betas, scalars.step
+        """Do one step in place and return its counts; as `StepKernel.update`."""
         numbers = _Numbers(
-            *(scalars.scale, scalars.weight_decay, beta1, 1 - beta1, beta2, 1 - beta2),
-            *(1 / (1 - beta1**step), 1 / (1 - beta2**step), scalars.eps, -scalars.lr),
-            scalars.decoupled,
+            scalars.scale, scalars.weight_decay, *scalars.factors, scalars.eps, -scalars.lr, scalars.decoupled
         )
         tensors = [param, gradient, *moments, *[None] * (2 - len(moments)), signed]
         planes = [None] * 4 if signs is None else [*signs.planes, signs.flips(scalars.mark_flips)]
@@ -119,8 +92,10 @@ class Kernel:
         in_pieces(gradient.numel(), piece, unit=GROUP)
 
 
-def chunk_size() -> int:
+def chunk_size(device: torch.device) -> int:
     """Return how many elements of a step `update_shaped` takes at once: few stay in cache, many give threads work."""
+    if device.type != "cpu":
+        return CHUNK_ON_GPU
     threads = torch.get_num_threads()
     return CHUNK if threads == 1 else PIECE * threads
 
@@ -139,9 +114,31 @@ def is_fused(compile: Compile, fusion: Fusion | None, numel: int, updates: int =
 
 
 @cache
-def kernel() -> Kernel | None:
-    """Return the compiled kernel of this process; None, and one warning, where it cannot be had or disagrees."""
-    return trusted(SOURCE, Kernel, agrees, "the optimizer's step")
+def kernel(device: str) -> StepKernel | None:
+    """Return this process's kernel for a type of device; None, and one warning, where there is none or it disagrees."""
+    if device == "cpu":
+        return trusted(lambda: Kernel(native.load(SOURCE)), agrees, WHAT)
+    return trusted(_gpu_kernel, _agrees_on_gpu, WHAT)
+
+
+def _gpu_kernel() -> StepKernel:
+    try:
+        from cpl_ray.fused_gpu import GpuKernel
+    except ImportError as error:
+        raise native.CompilerError(f"there is no Triton: {error}") from error
+    return GpuKernel()
+
+
+def _agrees_on_gpu(found: StepKernel) -> bool:
+    try:
+        return agrees(found, "cuda")
+    except Exception as error:  # whatever Triton, its compilers or this GPU raise at the first launch
+        raise native.CompilerError(f"Triton: {type(error).__name__}: {error}") from error
+
+
+def _kernel_of(tensors: list[Tensor]) -> StepKernel | None:
+    device = tensors[0].device.type
+    return kernel(device) if device in DEVICES and fits(tensors, device) else None
 
 
 def update(flat: Flat, fusion: Fusion, scalars: Scalars, stats: UpdateStats) -> bool:
@@ -151,9 +148,7 @@ def update(flat: Flat, fusion: Fusion, scalars: Scalars, stats: UpdateStats) -> 
     masked = fusion is Fusion.MASKED
     # the eager path alone makes sums of all of g_M, and counts a plain step's moves against a captured one
     known = _has_only_signs(kept) if masked else not isinstance(kept, KeepsSign)
-    if not known or not fits([param, flat.gradient, *moments]):
-        return False
-    compiled = kernel()
+    compiled = _kernel_of([param, flat.gradient, *moments]) if known else None
     if compiled is None:
         return False
     counts = compiled.update(param, flat.gradient, moments, kept if masked else None, scalars)
@@ -177,12 +172,13 @@ def update_shaped(flat: Flat, shaped: Iterable[tuple[slice, Tensor]], scalars: S
     """
     param = flat.param.view(-1)
     moments = [flat.state[key].view(-1) for key in ("exp_avg", "exp_avg_sq") if key in flat.state]
-    compiled = kernel() if fits([param, flat.gradient, *moments]) else None
+    compiled = _kernel_of([param, flat.gradient, *moments])
     if compiled is None:
         return False
     scalars, kept = replace(scalars, scale=1.0), flat.kept
     known = isinstance(kept, KeepsSign)
-    moved = moved_against = 0
+    moved: Tensor | int = 0
+    moved_against: Tensor | int = 0
     for part, gradient in shaped:
         whole = kept.gradient if isinstance(kept, GradientState) else None
         signed = whole[part] if whole is not None else kept.sign(part).float() if known else None
@@ -197,11 +193,11 @@ def update_shaped(flat: Flat, shaped: Iterable[tuple[slice, Tensor]], scalars: S
 
 def capture(gradient: Tensor, state: object) -> bool:
     """Store the sign of g_M by the kernel; return False, having done nothing, where it does not apply."""
-    if type(state) is not SignState or not fits([gradient]):  # estimates make more of a gradient than its sign
-        return False
-    compiled = kernel()
+    # estimates make more of a gradient than its sign
+    compiled = _kernel_of([gradient]) if type(state) is SignState else None
     if compiled is None:
         return False
+    assert isinstance(state, SignState)
     compiled.capture(gradient, state)
     state.captured = True
     return True
@@ -209,58 +205,3 @@ def capture(gradient: Tensor, state: object) -> bool:
 
 def _has_only_signs(kept: object) -> bool:
     return isinstance(kept, SignState) and kept.values(slice(0)) is None
-
-
-def agrees(found: Kernel) -> bool:
-    """Tell whether the kernel has the very bits of the eager formulas, on a sample of all its forms.
-
-    Torch rounds a * b + c once or twice, as the processor and its own build have it; so this is looked at.
-    """
-    generator = torch.Generator().manual_seed(0)
-
-    def sample() -> Tensor:
-        values = torch.randn(4099, generator=generator) * torch.exp(3 * torch.randn(4099, generator=generator) - 6)
-        return values * (torch.rand(4099, generator=generator) > 0.1)
-
-    return all(
-        _same(found, sample, count, Scalars(1e-3, step, 0.7, decay, decoupled, mark_flips=step == 2))
-        for count in (0, 1, 2)
-        for decay, decoupled in ((0.0, False), (0.1, False), (0.1, True))
-        for step in (2, 100_000)
-    )
-
-
-def _same(found: Kernel, sample: Callable[[], Tensor], count: int, s: Scalars) -> bool:
-    """Compare one masked step with `count` moments."""
-    theta, gradient, moments = sample(), sample(), [sample(), sample().abs()][:count]
-    own, own_moments, kept, own_kept = theta.clone(), [moment.clone() for moment in moments], *_two_alike(theta, sample)
-    counts = found.update(own, gradient, own_moments, own_kept, s)
-    fed = gradient * s.scale
-    if s.weight_decay and not s.decoupled:
-        fed = fed.add(theta, alpha=s.weight_decay)
-    if count == 2:
-        adam_moments_(fed, moments[0], moments[1], s.betas)
-        direction = adam_direction(moments[0], moments[1], s.step, s.betas, s.eps, exact=True)
-    else:
-        direction = momentum_update_(fed, moments[0], s.betas[0]).clone() if count else fed
-    if s.weight_decay and s.decoupled:
-        direction = direction.add_(theta, alpha=s.weight_decay)
-    mask = collaborative(direction, kept.sign(slice(None)))
-    flips = int(kept.classify(slice(None), ~mask, mark_flips=s.mark_flips))
-    theta.sub_(direction * mask, alpha=s.lr)
-    pairs = [(own, theta), (own_kept.planes, kept.planes), *zip(own_moments, moments, strict=True)]
-    pairs.append((own_kept.count(slice(None)), kept.count(slice(None))))
-    found.capture(gradient, own_kept)
-    kept.capture(gradient)
-    pairs.append((own_kept.planes, kept.planes))
-    counted = (counts["conflict"], counts["flips"]) == (int((~mask).sum()), flips)
-    return counted and all(torch.equal(a, b) for a, b in pairs)
-
-
-def _two_alike(theta: Tensor, sample: Callable[[], Tensor]) -> tuple[SignState, SignState]:
-    """Return two states with the same signs and classes."""
-    first, second = SignState(theta), SignState(theta)
-    first.capture(sample())
-    first.classify(slice(None), sample() > 0)
-    second.planes.copy_(first.planes)
-    return first, second

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cpl_ray import fused
 from cpl_ray.errors import NonFiniteError
+from cpl_ray.fused_form import Scalars
 from cpl_ray.kept_states import KeptStates
 from cpl_ray.mastered import CHUNK
 from cpl_ray.methods.base import PLAIN, Chunk, Flat, Fusion, KeepsSign, Kept, Method, StepView, UpdateStats
@@ -221,7 +222,7 @@ class CPLOptimizer(torch.optim.Optimizer):
     def _apply_compiled(self, flat: Flat, method: Method, step: StepView) -> bool:
         assert method.fusion is not None
         group, adam = flat.group, self.name != "sgd"
-        scalars = fused.Scalars(
+        scalars = Scalars(
             lr=float(group["lr"]),
             step=int(flat.state["step"]),
             scale=step.scale,
@@ -233,7 +234,7 @@ class CPLOptimizer(torch.optim.Optimizer):
         )
         if method.fusion is not Fusion.SHAPED:
             return fused.update(flat, method.fusion, scalars, step.stats)
-        chunks = self._chunks(flat, step, fused.chunk_size())
+        chunks = self._chunks(flat, step, fused.chunk_size(flat.param.device))
         return fused.update_shaped(flat, ((c.part, self._shaped(c, method)) for c in chunks), scalars, step.stats)
 
     def _move(self, flat: Flat, method: Method, step: StepView) -> None:

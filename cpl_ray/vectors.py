@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cpl_ray import native
 from cpl_ray.compiled import address, fits, in_pieces, trusted
 
 SPAN = 1 << 18  # elements converted to float64 at a time: 2 MB per vector
@@ -121,7 +122,7 @@ def _places(vectors: Sequence[Tensor], start: int) -> ctypes.Array[ctypes.c_void
 @cache
 def kernel() -> Kernel | None:
     """Return the compiled functions of this process; None, and one warning, where they cannot be had or disagree."""
-    return trusted(SOURCE, Kernel, agrees, "the arithmetic of A-GEM, PCGrad and GEM")
+    return trusted(lambda: Kernel(native.load(SOURCE)), agrees, "the arithmetic of A-GEM, PCGrad and GEM")
 
 
 def agrees(found: Kernel) -> bool:

@@ -100,5 +100,5 @@ def without_kernel(*args: Any, **options: Any) -> Trace:
     """Train by the eager path, as on a machine without a compiler."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (fused, vectors):
-            patch.setattr(module, "kernel", lambda: None)
+            patch.setattr(module, "kernel", lambda *_: None)
         return train(*args, **options)

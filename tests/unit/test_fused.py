@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cpl_ray import fused, native
 from cpl_ray.compiled import PIECE
+from cpl_ray.fused_form import Scalars, agrees
 from cpl_ray.gradients import Watched
 from cpl_ray.live_bytes import LiveBytes
 from cpl_ray.mastered import SignState
@@ -41,7 +42,7 @@ def fresh_kernel() -> Iterator[None]:
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_bits_of_the_eager_path_at_every_length(name: str, decay: float, method: Method | None) -> None:
-    assert fused.kernel() is not None
+    assert fused.kernel("cpu") is not None
     options: dict[str, Any] = {**OPTIMIZERS[name], "weight_decay": decay, "method": method}
     for numel in LENGTHS:
         clipped: dict[str, Any] = {"whole_gradients": True, "max_grad_norm": 1e-3} if numel % 2 else {}
@@ -104,9 +105,9 @@ def test_moves_against_are_counted_where_there_are_some() -> None:
     param, whole = torch.zeros(5), slice(0, 5)
     signs = SignState(param)
     signs.capture(torch.tensor([1.0, 2.0, -1.0, 0.0, -3.0]))
-    kernel = fused.kernel()
+    kernel = fused.kernel("cpu")
     assert kernel is not None
-    counts = kernel.update(param, torch.tensor([1.0, -1, -1, 1, 0]), [], signs, fused.Scalars(lr=-1.0, step=1))
+    counts = kernel.update(param, torch.tensor([1.0, -1, -1, 1, 0]), [], signs, Scalars(lr=-1.0, step=1))
     assert counts == {"conflict": 1, "zero": 2, "flips": 1, "moved": 3, "moved_against": 2}
     assert signs.sign(whole).tolist() == [1, 1, -1, 0, -1]
     assert signs.conflicting(whole).tolist() == [False, True, False, False, False]
@@ -184,7 +185,7 @@ def test_without_a_compiler_the_same_numbers_and_one_warning(
 @needs_compiler
 @pytest.mark.parametrize("target", TARGETS)
 def test_code_for_other_processors_has_the_same_bits(target: str) -> None:
-    assert fused.agrees(fused.Kernel(load(fused.SOURCE, (target,))))
+    assert agrees(fused.Kernel(load(fused.SOURCE, (target,))))
 
 
 @needs_compiler
@@ -193,7 +194,7 @@ def test_code_that_rounds_otherwise_is_refused(tmp_path: Path) -> None:
     assert source.count(division) == 1
     other = tmp_path / "rounds_twice.cpp"
     other.write_text(source.replace(division, "* (all(1.0f) / (root(second * c.unbias2) + c.eps))"), encoding="utf-8")
-    assert not fused.agrees(fused.Kernel(load(other)))
+    assert not agrees(fused.Kernel(load(other)))
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -202,7 +203,7 @@ def test_scratch_memory_does_not_grow_with_the_model(
     mode: Mode, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not compiled:
-        monkeypatch.setattr(fused, "kernel", lambda: None)
+        monkeypatch.setattr(fused, "kernel", lambda *_: None)
     numel = 1_500_000
     param = torch.nn.Parameter(torch.randn(numel))
     optimizer = CPLOptimizer([param], whole_gradients=True, max_grad_norm=1.0, compile="always")

@@ -105,6 +105,8 @@ TENSORS |= {
     "state_bytes",
     "live_bytes",
     "fused",
+    "fused_form",
+    "fused_gpu",
     "kept_states",
     "compiled",
     "vectors",
@@ -115,6 +117,7 @@ TENSORS |= {
 IMPORTERS = {
     "deepspeed": {"engine"},
     "peft": {"adapters"},
+    "triton": {"fused_gpu"},
     "ray": {
         "actor_pool",
         "network",

@@ -60,6 +60,7 @@ class TrainingLoop:
         report: called with each evaluation's record on every rank, with `step` and `evaluation` (its number, from 0).
         probe: measures around updates (probes/base.py); None: nothing more than usual.
         place: told how many updates are done, for the log.
+        job: whose seconds `LoopState.seconds` counts; those of another one in a checkpoint are not kept.
     """
 
     def __init__(
@@ -78,11 +79,12 @@ class TrainingLoop:
         report: Callable[[dict[str, float]], None] = lambda record: None,
         probe: Probe | None = None,
         place: Place | None = None,
+        job: str = "",
     ) -> None:
         self.config = config
         self.engine = engine
         self.comm = Collectives(engine.device)
-        self.state = LoopState()
+        self.state = LoopState(job=job)
         self._evaluate, self._report, self._probe = evaluate, report, probe
         self._place = place or Place("")
         self._run_folder, self._zero_stage, self._keep = run_folder, zero_stage, keep
@@ -95,8 +97,6 @@ class TrainingLoop:
         self.state.planned = self.total_steps
         self._layers_every = max(1, self.total_steps // LAYER_RECORDS)
         self._layers: LayerShares | None = None
-        self.seconds = dict.fromkeys(("updates", "evaluations", "checkpoints"), 0.0)
-        """Where the time of this process went, since it began."""
 
     def run(self) -> LoopState:
         """Train to the end, from the newest checkpoint in the run folder if there is one.
@@ -181,7 +181,7 @@ class TrainingLoop:
         self._place.step = state.step
         self._count(record)
         record["seconds"] = time.perf_counter() - started
-        self.seconds["updates"] += record["seconds"]
+        self.state.seconds["updates"] += record["seconds"]
         record["tokens_per_s"] = tokens / record["seconds"]
         record["memory_bytes"] = float(self.comm.max(_memory_bytes(self.engine.device)))
         self._recorder.write("train", state.step, record)
@@ -228,7 +228,7 @@ class TrainingLoop:
             return
         started = time.perf_counter()
         record = self._evaluate()
-        self.seconds["evaluations"] += time.perf_counter() - started
+        self.state.seconds["evaluations"] += time.perf_counter() - started
         self.state.last_evaluation = {"step": self.state.step, **record}
         self._recorder.write("eval", self.state.step, record)
         _log.info(f"evaluated after update {self.state.step}", extra=event("evaluation", **record))
@@ -255,14 +255,16 @@ class TrainingLoop:
                 state=asdict(self.state),
                 keep=self.config.train.keep_checkpoints,
             )
-            self.seconds["checkpoints"] += time.perf_counter() - started
+            self.state.seconds["checkpoints"] += time.perf_counter() - started
             _log.info(f"checkpoint written after update {self.state.step}", extra=event("checkpoint"))
 
     def _restore(self) -> None:
         checkpoint = latest_checkpoint(self._run_folder / CHECKPOINTS) if self._run_folder else None
         if checkpoint is not None:
             loaded = load_checkpoint(self.engine, self.comm, checkpoint, zero_stage=self._zero_stage)
-            self.state = LoopState(**loaded)
+            fresh, self.state = self.state, LoopState(**loaded)
+            if self.state.job != fresh.job:
+                self.state.job, self.state.seconds = fresh.job, fresh.seconds
         self._place.step = self.state.step
         self.engine.optimizer.planned_updates = self.state.planned
         if checkpoint is not None:

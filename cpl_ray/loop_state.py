@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+PARTS = ("updates", "evaluations", "checkpoints")
+
 
 @dataclass
 class LoopState:
@@ -26,6 +28,10 @@ class LoopState:
     last_evaluation: dict[str, float] = field(default_factory=dict)
     inside_budget: dict[str, float] = field(default_factory=dict)
     """The evaluation that learned most inside the forgetting budget; its model was kept."""
+    job: str = field(default="", compare=False)
+    """What these updates were begun by; workers that are started again go on with the same."""
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0), compare=False)
+    """Where the time of this job went, but for updates lost with a worker."""
 
     def mean(self, name: str) -> float | None:
         """Return the mean over updates of a share, or None if it was never measured."""

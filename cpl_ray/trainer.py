@@ -81,6 +81,7 @@ def train(
     if config.evaluate.every is not None and any(counted.values()):
         datasets["evaluation"] = scored_stream(counted)
     job = {
+        "name": f"attempt-{time.time_ns()}",
         "config": config.model_dump(),
         "run_folder": str(run_folder),
         "scorer": scorer,
@@ -106,7 +107,7 @@ def train(
             num_workers=cluster.num_workers, use_gpu=cluster.use_gpu, resources_per_worker=resources
         ),
         run_config=make_run_config(
-            name=f"attempt-{time.time_ns()}",
+            name=job["name"],
             storage_path=str(run_folder / "train" / "ray"),
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
             logging_config=ray.train.LoggingConfig("WARNING"),

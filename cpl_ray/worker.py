@@ -122,6 +122,7 @@ def _train(job: dict[str, Any], place: Place) -> dict[str, Any]:
         report=ray.train.report,
         probe=build_probe(config, job["probe"]) if job.get("probe") else None,
         place=place,
+        job=job["name"],
     )
     ready = time.monotonic()
     state = loop.run()
@@ -143,7 +144,7 @@ def _train(job: dict[str, Any], place: Place) -> dict[str, Any]:
         "world_size": loop.comm.world_size,
         "start_s": ready - started,
         "train_s": time.monotonic() - ready,
-        "loop_s": loop.seconds,
+        "loop_s": state.seconds,
         "deepspeed": engine.config,
     }
     saving = time.monotonic()

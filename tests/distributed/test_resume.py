@@ -47,6 +47,11 @@ def make_config(variant: dict[str, Any], max_steps: int) -> Config:
 
 
 def train_once(config: Config, folder: Path) -> dict[str, torch.Tensor]:
+    return train_for("", config, folder)[0]
+
+
+def train_for(job: str, config: Config, folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """Train; return the weights and where the job's time went."""
     from cpl_ray.engine import ZeroEngine
     from cpl_ray.loop import TrainingLoop
 
@@ -55,13 +60,22 @@ def train_once(config: Config, folder: Path) -> dict[str, torch.Tensor]:
     assert isinstance(model, PreTrainedModel)
     adapt(model, config.adapter)
     engine = ZeroEngine(model, config)
-    loop = TrainingLoop(
-        config, engine, Rowset(INJECTION), Rowset(MASTERED), pad_id=0, run_folder=folder, zero_stage=engine.stage
-    )
-    loop.run()
+    places: dict[str, Any] = {"run_folder": folder, "zero_stage": engine.stage, "job": job}
+    state = TrainingLoop(config, engine, Rowset(INJECTION), Rowset(MASTERED), pad_id=0, **places).run()
     weights = {name: tensor.detach().clone() for name, tensor in engine.state_dict().items()}
     engine.close()
-    return weights
+    return weights, state.seconds
+
+
+def seconds_of_attempts(root: str) -> list[dict[str, float]]:
+    config = make_config(VARIANTS[0], 4)  # its last update is in a checkpoint: whoever resumes has none to do
+    return [train_for(job, config, Path(root))[1] for job in ("first", "first", "second")]
+
+
+def test_workers_started_again_go_on_counting_and_another_job_begins_anew_world_2(tmp_path: Path) -> None:
+    first, again, other = run_workers(seconds_of_attempts, 2, str(tmp_path))[0]
+    assert 0 < again["updates"] == first["updates"]
+    assert other["updates"] == 0
 
 
 def all_variants(root: str) -> list[list[dict[str, torch.Tensor]]]:

@@ -103,7 +103,7 @@ def _measure(stage: int, rounds: int, folder: str) -> None:
         lines = Path(folder, "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         records = [json.loads(line) for line in lines]
         seconds = [record["seconds"] for record in records if record["kind"] == "train"][2:]
-        found = calibrate(config, settings, plan.shape("injection"), plan.shape("mastered"))
+        found = calibrate(config, settings, plan.shape("injection"), plan.shape("mastered"), updates=rounds + 2)
     planned_s = found.injection_s + found.update_s + found.mastered_s + found.capture_s
     result: dict[str, Any] = {"planned_bytes": planned.everything, "grown_bytes": grown}
     result |= {"planned_s": planned_s, "seconds": seconds}

@@ -83,7 +83,9 @@ def batch_of(shape: Pass) -> Batch:
     return collate([row] * shape.rows, pad_id=0)
 
 
-def calibrate(config: Config, settings: PretrainedConfig, injection: Pass, mastered: Pass | None) -> Calibration:
+def calibrate(
+    config: Config, settings: PretrainedConfig, injection: Pass, mastered: Pass | None, *, updates: int
+) -> Calibration:
     """Time passes and steps of one worker on this machine.
 
     Args:
@@ -91,11 +93,13 @@ def calibrate(config: Config, settings: PretrainedConfig, injection: Pass, maste
         settings: of the model.
         injection: shape of an injection micro-batch.
         mastered: of a mastered one; None: none is made.
+        updates: planned, on which the form of the steps depends.
     """
     alone = config.model_copy(update={"cluster": config.cluster.model_copy(update={"num_workers": 1})})
     with one_process(max(1, int(config.cluster.cpus_per_worker))):
         engine = ZeroEngine(random_model(config, settings), alone)
         try:
+            engine.optimizer.planned_updates = updates
             method = engine.optimizer.method
             if method.needs_layout:
                 method.bind(engine.layout())

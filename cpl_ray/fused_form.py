@@ -85,30 +85,50 @@ def agrees(found: StepKernel, device: str | torch.device = "cpu") -> bool:
 
 
 def _same(found: StepKernel, sample: Callable[[], Tensor], count: int, s: Scalars) -> bool:
-    """Compare one masked step with `count` moments."""
+    """Compare a masked step with `count` moments, one that only counts moves against g_M, and a plain one."""
     theta, gradient, moments = sample(), sample(), [sample(), sample().abs()][:count]
-    own, own_moments, kept, own_kept = theta.clone(), [moment.clone() for moment in moments], *_two_alike(theta, sample)
-    counts = found.update(own, gradient, own_moments, own_kept, s)
+    kept, own_kept = _two_alike(theta, sample)
+    signed = sample()
+    for signs, own_signs, of in ((kept, own_kept, None), (None, None, signed), (None, None, None)):
+        own, own_moments = theta.clone(), [moment.clone() for moment in moments]
+        counts = found.update(own, gradient, own_moments, own_signs, s, of)
+        expected = _eager(theta, gradient, moments, signs, s, of)
+        pairs = [(own, theta), *zip(own_moments, moments, strict=True)]
+        if {name: int(counts[name]) for name in expected} != expected or not all(torch.equal(a, b) for a, b in pairs):
+            return False
+    pairs = [(own_kept.planes, kept.planes), (own_kept.count(slice(None)), kept.count(slice(None)))]
+    found.capture(gradient, own_kept)
+    kept.capture(gradient)
+    return all(torch.equal(a, b) for a, b in [*pairs, (own_kept.planes, kept.planes)])
+
+
+def _eager(
+    theta: Tensor, gradient: Tensor, moments: list[Tensor], signs: SignState | None, s: Scalars, signed: Tensor | None
+) -> dict[str, int]:
+    """Do the step by the formulas of rule.py; return the counts that it has."""
     fed = gradient * s.scale
     if s.weight_decay and not s.decoupled:
         fed = fed.add(theta, alpha=s.weight_decay)
-    if count == 2:
+    if len(moments) == 2:
         adam_moments_(fed, moments[0], moments[1], s.betas)
         direction = adam_direction(moments[0], moments[1], s.step, s.betas, s.eps, exact=True)
     else:
-        direction = momentum_update_(fed, moments[0], s.betas[0]).clone() if count else fed
+        direction = momentum_update_(fed, moments[0], s.betas[0]).clone() if moments else fed
     if s.weight_decay and s.decoupled:
         direction = direction.add_(theta, alpha=s.weight_decay)
-    mask = collaborative(direction, kept.sign(slice(None)))
-    flips = int(kept.classify(slice(None), ~mask, mark_flips=s.mark_flips))
-    theta.sub_(direction * mask, alpha=s.lr)
-    pairs = [(own, theta), (own_kept.planes, kept.planes), *zip(own_moments, moments, strict=True)]
-    pairs.append((own_kept.count(slice(None)), kept.count(slice(None))))
-    found.capture(gradient, own_kept)
-    kept.capture(gradient)
-    pairs.append((own_kept.planes, kept.planes))
-    counted = (int(counts["conflict"]), int(counts["flips"])) == (int((~mask).sum()), flips)
-    return counted and all(torch.equal(a, b) for a, b in pairs)
+    counts, before = {}, theta.clone()
+    mastered = signed if signs is None else signs.sign(slice(None))
+    if signs is not None:
+        mask = collaborative(direction, signs.sign(slice(None)))
+        zero = torch.sign(direction) * signs.sign(slice(None)) == 0
+        flips = signs.classify(slice(None), ~mask, mark_flips=s.mark_flips)
+        counts = {"conflict": int((~mask).sum()), "zero": int(zero.sum()), "flips": int(flips)}
+        direction = direction * mask
+    theta.sub_(direction, alpha=s.lr)
+    down = before.sub_(theta)
+    if mastered is not None:
+        counts["moved_against"] = int((torch.sign(down) * torch.sign(mastered) < 0).sum())
+    return counts | {"moved": int(down.count_nonzero())}
 
 
 def _two_alike(theta: Tensor, sample: Callable[[], Tensor]) -> tuple[SignState, SignState]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from cpl_ray.mastered import SignState
 from cpl_ray.methods.base import Kept, Method
 
 
@@ -94,6 +95,8 @@ class KeptStates:
             )
         for key, tensor in own.items():
             tensor.copy_(saved[key])
+        if isinstance(state, SignState) and state.beyond():
+            raise ValueError(f"mastered state of another partition: it has more than {param.numel()} elements")
         state.restored()
 
 

@@ -74,9 +74,11 @@ class SignState:
             marked: whether the mask that now begins marks them.
         """
         self._marked = marked
-        if marked and self._flips is None:
+        if not marked:
+            self._flips = None  # most updates mark none: its memory is free for them
+        elif self._flips is None:
             self._flips = torch.zeros_like(self.planes[CONFLICT])
-        return self._flips if marked else None
+        return self._flips
 
     def count(self, part: slice) -> Tensor:
         """Return how many elements of a slice are conflicting, and how many are marked as flipped: int64 `[2]`."""
@@ -92,6 +94,11 @@ class SignState:
     def restored(self) -> None:
         """Note that `tensors` were read from a checkpoint."""
         self.captured = self.classified = True
+
+    def beyond(self) -> bool:
+        """Tell whether a bit after the last element is set: the planes are those of more elements."""
+        last = self.numel // 8
+        return any(bool(unpack(plane[last:])[self.numel - 8 * last :].any()) for plane in self.planes)
 
     def _bits(self, plane: Tensor, part: slice) -> Tensor:
         start, stop, _ = part.indices(self.numel)

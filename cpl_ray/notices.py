@@ -17,6 +17,8 @@ _METHOD_KEYS: dict[str, tuple[Rule, ...]] = {
     "margin": ("gem",),
     "density": ("random_mask", "mofo"),
 }
+UNCOMPILED: tuple[Rule, ...] = ("random_mask", "hft", "mofo", "cautious")
+"""Rules that change updates in ways of their own; the others change gradients, or nothing."""
 
 
 class _Note(Protocol):
@@ -139,9 +141,7 @@ def _compiled(config: Config, note: _Note) -> None:
     train, name = config.train, config.optimizer.name
     if "." in name:
         note(f"{name} is not compiled; only sgd, adam and adamw are", "optimizer.compile")
-    if config.cluster.use_gpu and not config.offload_optimizer:
-        note("the step is on GPUs; only steps on CPUs are compiled", "optimizer.compile")
-    if train.rule not in ("cpl", "none", "replay"):
+    if train.rule in UNCOMPILED:
         note(f"the updates of train.rule {train.rule} are not compiled", "optimizer.compile")
     elif train.rule == "cpl" and train.mask_on == "gradient":
         note("masked gradients are not compiled", "optimizer.compile")

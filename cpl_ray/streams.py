@@ -79,7 +79,7 @@ def scored_stream(parts: Mapping[str, Sequence[Row]]) -> Dataset:
 
 
 def _stored(blocks: Iterable[pa.Table]) -> Dataset:
-    """Put blocks into the object store one by one, so that this process never holds more than one of them.
+    """Put blocks into the object store one by one, so that this process never holds more than three of them.
 
     What does not fit into the store Ray writes to disk, each block once.
     """

@@ -161,7 +161,7 @@ def _measured(forecast: Forecast, say: Say) -> dict[str, Any]:
     say("timing a few passes and steps on this machine", event="calibrating")
     mastered = forecast.shape("mastered") if "mastered" in forecast.batches else None
     try:
-        found = calibrate(config, forecast.settings, forecast.shape("injection"), mastered)
+        found = calibrate(config, forecast.settings, forecast.shape("injection"), mastered, updates=work.updates)
     except ConfigError as error:
         return {"estimate": True, "how": f"not measured: {error}", "total_s": None}
     workers, train = config.cluster.num_workers, config.train

@@ -13,7 +13,7 @@ from cpl_ray.layout import whole_layout
 from cpl_ray.methods.base import Method
 from cpl_ray.optimizer import CPLOptimizer, Mode
 
-# the eager path, which is the definition, is tested everywhere; README says why these may be skipped
+# the eager path, which is the definition, is tested everywhere; docs/testing.md says why these may be skipped
 COMPILERS = ("c++", "g++", "clang++")
 needs_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
 OPTIMIZERS: dict[str, dict[str, Any]] = {

@@ -22,7 +22,18 @@ from cpl_ray.loop import TrainingLoop
 from cpl_ray.run_log import log_path
 from tests.oracle.plain_engine import PlainEngine
 from tests.oracle.toy import Rowset
-from tests.ray.conftest import NUM_UPDATES, ROOT, World, commands, left_behind, marked, steps, until, weights
+from tests.ray.conftest import (
+    AFTER_KILL_S,
+    NUM_UPDATES,
+    ROOT,
+    World,
+    commands,
+    left_behind,
+    marked,
+    steps,
+    until,
+    weights,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # minutes where other work takes the cores
 RUN = """\
@@ -95,19 +106,26 @@ def kill_worker_and_driver(world: World, name: str) -> Path:
     first[1].kill()
     # Ray starts both workers again, which go on from the last checkpoint
     before = {one.pid for one in first}
-    until(lambda: [one.pid in before for one in workers()] == [False, False], 120, pause_s=0.2)
-    stopped, _ = workers()  # before the wait: looking for processes takes longer than a few updates
+    until(
+        lambda: [one.pid in before for one in workers()] == [False, False] or process.poll() is not None,
+        120,
+        pause_s=0.2,
+    )
+    stopped = workers()[:1]  # before the wait: looking for processes takes longer than a few updates
     until(lambda: len(steps(folder)) >= 9, 120)
-    stopped.suspend()  # no step without it: training would be over before Ray notices that the driver is gone
+    with suppress(NoSuchProcess):
+        for one in stopped:  # no step without it: training would be over before Ray notices that the driver is gone
+            one.suspend()
     process.kill()
     _, said = process.communicate()
     assert said.count("a worker was lost") == 1
     try:
-        until(lambda: marked(process) in ([], [stopped]), 30, pause_s=0.2)
+        until(lambda: marked(process) in ([], stopped), AFTER_KILL_S, pause_s=0.2)
     finally:
         with suppress(NoSuchProcess):
-            stopped.resume()
-    assert left_behind(process) == []
+            for one in stopped:
+                one.resume()
+    assert left_behind(process, AFTER_KILL_S) == []
     return folder
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import triton.language as tl
 from triton.runtime import interpreter
 
 from cpl_ray import fused
@@ -19,9 +20,25 @@ assert os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def rounded_once(self: Any, x: Any, y: Any, z: Any) -> Any:
-    # products of float32 numbers are exact in float64; the interpreter's own rounds twice
-    exact = x.data.astype(np.float64) * y.data.astype(np.float64) + z.data.astype(np.float64)
-    return interpreter.TensorHandle(exact.astype(np.float32), z.dtype.scalar)
+    # the interpreter's own rounds twice; products of float32 numbers are exact in float64, and a sum rounded to odd
+    # there loses nothing that rounding it to float32 would ask for
+    kind = z.dtype.scalar
+    x, y, z = (one.data.astype(np.float64) for one in (x, y, z))
+    product, added = np.broadcast_arrays(x * y, z)
+    total = product + added
+    back = total - product
+    lost = (product - (total - back)) + (added - back)
+    even = (total.view(np.int64) & 1) == 0
+    odd = np.where(even & (lost != 0), np.nextafter(total, np.copysign(np.inf, lost)), total)
+    return interpreter.TensorHandle(odd.astype(np.float32), kind)
+
+
+def test_the_oracle_of_fused_rounds_once() -> None:
+    one = np.float32(1 + 2**-12)
+    handles = [interpreter.TensorHandle(np.array([value], np.float32), tl.float32) for value in (one, one, 2.0**-60)]
+    assert rounded_once(None, *handles).data[0] == np.float32(1 + 2**-11 + 2**-23)
+    handles[2].data[0] = -(2.0**-60)
+    assert rounded_once(None, *handles).data[0] == np.float32(1 + 2**-11)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cpl_ray import fused, native
 from cpl_ray.compiled import PIECE
-from cpl_ray.fused_form import Scalars, agrees
+from cpl_ray.fused_form import COUNTS, Scalars, agrees
 from cpl_ray.gradients import Watched
 from cpl_ray.live_bytes import LiveBytes
 from cpl_ray.mastered import SignState
@@ -195,6 +195,20 @@ def test_code_that_rounds_otherwise_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "rounds_twice.cpp"
     other.write_text(source.replace(division, "* (all(1.0f) / (root(second * c.unbias2) + c.eps))"), encoding="utf-8")
     assert not agrees(fused.Kernel(load(other)))
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("masked", [True, False])
+def test_counts_that_are_not_so_are_refused(name: str, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, real = fused.Kernel(load(fused.SOURCE)), fused.Kernel.update
+
+    def update(*args: Any) -> dict[str, int]:
+        counts = real(*args)
+        return counts | {name: counts[name] + (masked is (args[4] is not None))}
+
+    monkeypatch.setattr(fused.Kernel, "update", update)
+    assert agrees(kernel) is (not masked and name in ("conflict", "zero", "flips"))  # those only a mask has
 
 
 @pytest.mark.parametrize("compiled", [True, False])

@@ -194,6 +194,9 @@ def test_mastered_state_round_trip_and_refusal() -> None:
     assert torch.equal(other.mastered_tensors()["0.planes"], saved["0.planes"])
     with pytest.raises(ValueError, match="another partition"):
         other.load_mastered_tensors({"0.planes": torch.zeros(3, 16, dtype=torch.uint8)})
+    saved["0.planes"][1, 0] |= 1 << 6  # of a seventh element, in the same word
+    with pytest.raises(ValueError, match="more than 6 elements"):
+        other.load_mastered_tensors(saved)
 
 
 def test_plain_mode_keeps_no_mastered_state() -> None:

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import typer
 
+from pipelines import interrupts
 from pipelines.assess import assess
 from pipelines.compare import compare
 from pipelines.console import EXIT_FAILED, EXIT_USAGE
@@ -75,6 +76,7 @@ _UsageError = cast(type[Any], typer.BadParameter.__base__)
 
 def main() -> None:
     """Run the command line and leave with its exit code; wrong usage is 3 here, not 2, which means a refusal."""
+    interrupts.take_over()
     try:
         code = app(prog_name="cpl", standalone_mode=False)
     except _UsageError as error:
@@ -87,6 +89,8 @@ def main() -> None:
         code = EXIT_USAGE
     except typer.Abort:
         code = EXIT_FAILED
+    if code == interrupts.EXIT_INTERRUPTED:
+        interrupts.leave()
     sys.exit(code if isinstance(code, int) else 0)
 
 

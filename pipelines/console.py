@@ -27,9 +27,10 @@ from cpl_ray.loading import load_config
 from cpl_ray.notices import notices
 from cpl_ray.rundir import RunDir, atomic_write_text
 from cpl_ray.storage import storage_error
+from pipelines.interrupts import EXIT_INTERRUPTED
 from pipelines.voice import EventFormatter, Say, Voice
 
-EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE = 1, 2, 3
 
 Stage = Callable[[Config, RunDir, Say], dict[str, Any]]
 

@@ -15,6 +15,8 @@ from cpl_ray.stopwatch import phase
 
 HEAVY = ("cpl_ray.scoring", "cpl_ray.trainer")
 """Modules that jobs need once Ray has started, and that take a second or two to import."""
+DATA_THREAD, DATA_END_S = "StreamingExecutor", 30
+"""Name of the threads in which Ray Data works, and how long one is waited for."""
 _shared = False
 
 
@@ -33,7 +35,7 @@ def one_ray_session() -> Iterator[None]:
     finally:
         _shared = False
         with phase("stop Ray"):
-            ray.shutdown()
+            _shut_down()
 
 
 @contextmanager
@@ -69,7 +71,17 @@ def ray_session(
         yield
     finally:
         if not _shared:
-            ray.shutdown()
+            _shut_down()
+
+
+def _shut_down() -> None:
+    """Leave the cluster, and end it if it was started here."""
+    import ray
+
+    for thread in threading.enumerate():
+        if thread.name.startswith(DATA_THREAD):  # after Ctrl-C it may still run, and crash without Ray
+            thread.join(DATA_END_S)
+    ray.shutdown()
 
 
 def _join() -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from pipelines.session import DATA_THREAD
+
 
 def source(package: str) -> str:
     """Return all Python source below a package's folder, as one text."""
@@ -133,6 +135,14 @@ def test_ray_data_takes_blocks_without_a_task() -> None:
     found = "from_block(block)" in text and ".remote(" not in text
     said = "ray.data.from_blocks no longer describes blocks in its own process; streams.py takes it for small sets"
     assert found, f"ray {version('ray')}: {said}, because a task would start a process"
+
+
+def test_ray_data_works_in_threads_of_a_known_name() -> None:
+    from ray.data._internal.execution.streaming_executor import StreamingExecutor
+
+    found = f'thread_name = f"{DATA_THREAD}-' in inspect.getsource(StreamingExecutor.__init__)
+    said = f"Ray Data's threads are not named {DATA_THREAD} any more; pipelines/session.py waits for them"
+    assert found, f"ray {version('ray')}: {said} before it leaves Ray, which they need"
 
 
 def test_tune_calls_back_where_the_book_is_kept() -> None:

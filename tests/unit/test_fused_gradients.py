@@ -12,11 +12,15 @@ from hypothesis import strategies as st
 
 from cpl_ray import fused, vectors
 from cpl_ray.compiled import PIECE
+from cpl_ray.config import Config
+from cpl_ray.config_methods import Rule
 from cpl_ray.errors import NonFiniteError
 from cpl_ray.gradients import Watched
 from cpl_ray.live_bytes import LiveBytes
 from cpl_ray.methods.anchored import EWC, L2SP
 from cpl_ray.methods.base import Fusion, Method
+from cpl_ray.methods.build import METHODS as ALL_METHODS
+from cpl_ray.methods.build import build_method
 from cpl_ray.methods.cautious import Cautious
 from cpl_ray.methods.gem import Gem
 from cpl_ray.methods.graddrop import GradDrop
@@ -24,6 +28,7 @@ from cpl_ray.methods.mofo import MoFO
 from cpl_ray.methods.projections import AGem, PCGrad
 from cpl_ray.methods.random_mask import RandomMask
 from cpl_ray.native import load
+from cpl_ray.notices import UNCOMPILED
 from cpl_ray.optimizer import CPLOptimizer, Mode
 from tests.oracle.steps import OPTIMIZERS, needs_compiler, train, values, without_kernel
 
@@ -212,3 +217,10 @@ def test_scratch_memory_does_not_grow_with_the_model(
     with LiveBytes([param, param.grad, *state, *kept]) as scratch:
         optimizer.step()
     assert scratch.peak <= 20_000_000  # 0.2 bytes per parameter of 100 million
+
+
+@pytest.mark.parametrize("rule", ALL_METHODS)
+def test_those_said_not_to_be_compiled_are_not(rule: Rule) -> None:
+    method = {"strength": 1.0} if rule in ("l2sp", "ewc") else {}
+    config = Config.model_validate({"model": "m", "train": {"rule": rule}, "method": method})
+    assert (build_method(config).fusion is None) == (rule in UNCOMPILED)

@@ -18,7 +18,6 @@ from cpl_ray.methods.cautious import Cautious
 from cpl_ray.methods.hft import HFT, frozen_parameters
 from cpl_ray.methods.mofo import MoFO, largest_keys, order_keys
 from cpl_ray.methods.random_mask import RandomMask
-from cpl_ray.notices import UNCOMPILED
 from cpl_ray.optimizer import CPLOptimizer, Mode
 from cpl_ray.wrapped import WrappedOptimizer
 from tests.oracle.partitions import Cut, Values, random_values, train
@@ -269,11 +268,6 @@ def test_the_rule_names_the_method(rule: str, kind: type[Method]) -> None:
 def test_methods_have_the_state_that_their_passes_fill(rule: Rule) -> None:
     kept = build_method(configured(rule)).new_kept(torch.zeros(3))
     assert (kept is not None) == (MASTERED[rule] in ("capture", "start") or rule == "l2sp")
-
-
-@pytest.mark.parametrize("rule", METHODS)
-def test_those_said_not_to_be_compiled_are_not(rule: Rule) -> None:
-    assert (build_method(configured(rule)).fusion is None) == (rule in UNCOMPILED)
 
 
 def test_mofo_and_cautious_refuse_optimizers_without_known_momentum() -> None:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -49,11 +49,12 @@ def on_actors(
     model_path: str,
     num_actors: int,
     max_length: int | None = None,
-) -> Iterator[list[dict[str, Any]]]:
+) -> Generator[list[dict[str, Any]], None, None]:
     """Do the same work on blocks of texts in parallel.
 
     Ray must be initialised. The actors take `cluster.cpus_per_worker` CPUs (and a GPU where `cluster.use_gpu`) each;
     nothing else needs a CPU slot, so a pool as large as the cluster works.
+    Close what is returned: what is left undone then ends.
 
     Args:
         blocks: texts that are worked on together.

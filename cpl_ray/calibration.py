@@ -24,6 +24,7 @@ from cpl_ray.collectives import Collectives
 from cpl_ray.config import Config
 from cpl_ray.encoding import Encoded
 from cpl_ray.engine import ZeroEngine
+from cpl_ray.fused import is_fused
 from cpl_ray.model import DTYPES
 from cpl_ray.step import accumulate, mean_loss
 
@@ -99,8 +100,10 @@ def calibrate(
     with one_process(max(1, int(config.cluster.cpus_per_worker))):
         engine = ZeroEngine(random_model(config, settings), alone)
         try:
-            engine.optimizer.planned_updates = updates
             method = engine.optimizer.method
+            shares = config.cluster.num_workers if config.running_zero_stage else 1
+            compiles = is_fused(engine.optimizer.compile, method.fusion, engine.num_params // shares, updates)
+            engine.optimizer.compile = "always" if compiles else "never"
             if method.needs_layout:
                 method.bind(engine.layout())
             return _timed(engine, injection, mastered, captures=config.mastered_passes != "mix")

@@ -1,6 +1,7 @@
 """Draft items of a proxy mastered set on the cluster, and keep those that the model answers the same again."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
@@ -43,7 +44,7 @@ def draft_items(
     blocks = [[seed.to_json() for seed in seeds[start : start + size]] for start in range(0, len(seeds), size)]
     found: dict[str, Draft] = {}
     failures: list[str] = []
-    for rows in on_actors(
+    made = on_actors(
         blocks,
         drafting,
         {},
@@ -51,13 +52,15 @@ def draft_items(
         config=config,
         model_path=model_path,
         num_actors=min(config.assess.num_actors or config.cluster.num_workers, len(blocks)),
-    ):
-        for row in rows:
-            failure = row.pop("failure")
-            failures += [] if failure is None else [f"{row['id']}: {failure}"]
-            found[row["id"]] = Draft(**row)
-        if progress is not None:
-            progress(len(found), len(seeds))
+    )
+    with closing(made):
+        for rows in made:
+            for row in rows:
+                failure = row.pop("failure")
+                failures += [] if failure is None else [f"{row['id']}: {failure}"]
+                found[row["id"]] = Draft(**row)
+            if progress is not None:
+                progress(len(found), len(seeds))
     missing = [seed.id for seed in seeds if seed.id not in found]
     if missing:
         raise RuntimeError(f"{len(missing)} of {len(seeds)} prompts came back without a draft, e.g. {missing[0]!r}")

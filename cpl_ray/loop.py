@@ -26,6 +26,7 @@ from cpl_ray.inside_budget import learns_more_inside
 from cpl_ray.layer_shares import LayerShares
 from cpl_ray.layout import Layout
 from cpl_ray.loop_state import LoopState
+from cpl_ray.mastered import SignState
 from cpl_ray.passes import Passes, RowSource
 from cpl_ray.probes.base import Probe
 from cpl_ray.recorder import Recorder
@@ -201,6 +202,9 @@ class TrainingLoop:
         self._recorder.write("layers", self.state.step, shares)
         if flips_known:
             self._recorder.write("layer_flips", self.state.step, flips)
+        for kept in self.engine.optimizer.kept_states:
+            if isinstance(kept, SignState):
+                kept.flips(False)  # nobody asks again, and the next passes can use the memory
 
     def _layout(self) -> Layout | None:
         """Return the engine's layout; None, on all ranks alike, where it cannot be told: training goes on without."""

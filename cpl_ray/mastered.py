@@ -75,7 +75,7 @@ class SignState:
         """
         self._marked = marked
         if not marked:
-            self._flips = None  # most updates mark none: its memory is free for them
+            self._flips = None
         elif self._flips is None:
             self._flips = torch.zeros_like(self.planes[CONFLICT])
         return self._flips

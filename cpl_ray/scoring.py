@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
@@ -58,7 +59,7 @@ def score_items(
     num_actors = min(config.assess.num_actors or config.cluster.num_workers, len(items))
     blocks = _blocks(items, _block_rows(len(items), num_actors, config.assess.batch_size))
     verdicts: dict[str, Verdict] = {}
-    for rows in on_actors(
+    made = on_actors(
         blocks,
         scoring,
         {"scorer": scorer},
@@ -67,10 +68,12 @@ def score_items(
         model_path=model_path,
         num_actors=num_actors,
         max_length=max_length,
-    ):
-        verdicts |= {row["id"]: _verdict(row) for row in rows}
-        if progress is not None:
-            progress(len(verdicts), len(items))
+    )
+    with closing(made):
+        for rows in made:
+            verdicts |= {row["id"]: _verdict(row) for row in rows}
+            if progress is not None:
+                progress(len(verdicts), len(items))
     missing = [item.id for item in items if item.id not in verdicts]
     if missing:
         raise RuntimeError(f"{len(missing)} of {len(items)} items came back without a verdict, e.g. {missing[0]!r}")

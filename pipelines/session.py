@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -15,8 +16,8 @@ from cpl_ray.stopwatch import phase
 
 HEAVY = ("cpl_ray.scoring", "cpl_ray.trainer")
 """Modules that jobs need once Ray has started, and that take a second or two to import."""
-DATA_THREAD, DATA_END_S = "StreamingExecutor", 30
-"""Name of the threads in which Ray Data works, and how long one is waited for."""
+DATA_THREAD, DATA_END_S = "StreamingExecutor", 10
+"""Name of the threads in which Ray Data works, and how long they are waited for."""
 _shared = False
 
 
@@ -78,9 +79,10 @@ def _shut_down() -> None:
     """Leave the cluster, and end it if it was started here."""
     import ray
 
+    deadline = time.monotonic() + DATA_END_S
     for thread in threading.enumerate():
         if thread.name.startswith(DATA_THREAD):  # after Ctrl-C it may still run, and crash without Ray
-            thread.join(DATA_END_S)
+            thread.join(max(0.0, deadline - time.monotonic()))
     ray.shutdown()
 
 

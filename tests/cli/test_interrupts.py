@@ -11,10 +11,10 @@ import pytest
 STUCK = """
 import logging, signal, sys, threading, time
 from pipelines import interrupts
-interrupts.GRACE_S = float(sys.argv[1])
+interrupts.GRACE_S, interrupts.AGAIN_S = float(sys.argv[1]), 0
 signal.signal(signal.SIGINT, getattr(signal, sys.argv[2]))
 interrupts.take_over()
-logging._acquireLock()
+logging._lock.acquire()
 threading.Thread(target=logging.getLogger("x").isEnabledFor, args=(20,)).start()
 while True:
     try:
@@ -22,6 +22,21 @@ while True:
         time.sleep(1000)
     except KeyboardInterrupt:
         print("dropped", flush=True)
+"""
+OTHER_HANDLER = """
+import os, signal, sys, time
+from pipelines import interrupts
+interrupts.GRACE_S = float(sys.argv[1])
+interrupts.take_over()
+signal.signal(signal.SIGINT, lambda *_: print("handled", flush=True))
+os.set_blocking(2, False)
+try:
+    while os.write(2, bytes(4096)):
+        pass
+except BlockingIOError:
+    os.set_blocking(2, True)
+print("ready", flush=True)
+time.sleep(1000)
 """
 LEAVING = """
 import atexit, sys, threading
@@ -66,6 +81,15 @@ def test_a_second_ctrl_c_leaves_at_once() -> None:
     process.send_signal(signal.SIGINT)
     assert "interrupted twice" in process.communicate()[1]
     assert process.returncode == 130
+
+
+def test_who_handles_interrupts_in_python_does_not_matter_nor_does_a_full_pipe() -> None:
+    process = start(OTHER_HANDLER, "1")
+    assert process.stderr is not None
+    ready(process)
+    process.send_signal(signal.SIGINT)
+    ready(process, "handled")
+    assert process.wait() == 130
 
 
 def test_ignored_interrupts_stay_ignored() -> None:

@@ -32,6 +32,8 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := [name for name in options.names if name not in BENCHMARKS]:
         parser.error(f"there is no benchmark {unknown[0]!r}; valid are {', '.join(BENCHMARKS)}")
+    if options.rounds < 2:
+        parser.error(f"--rounds {options.rounds} has no spread; valid are 2 and more")
     for name in options.names or BENCHMARKS:
         more = {"model": options.model, "num_items": options.num_items} if name == "scoring" else {}
         timings = BENCHMARKS[name](options.rounds, **more)

@@ -210,9 +210,9 @@ class OptimizerConfig(Section):
     """Further constructor arguments of a `module.Class` optimizer."""
     compile: Literal["auto", "always", "never"] = "auto"
     """Compile the step into one pass over memory: `auto` from 20 million elements per worker on, or from a thousand
-    million elements times planned updates. Only sgd, adam and adamw, and methods that do
-    not change updates in ways of their own. In C++ on CPUs, in Triton on GPUs; where neither can be had the step runs
-    as it is, and says so (docs/speed.md)."""
+    million elements times planned updates. Only sgd, adam and adamw, and methods that do not change updates in ways of
+    their own. In C++ on CPUs, in Triton on GPUs; where that cannot be had the step runs as it is, and says so
+    (docs/speed.md)."""
 
 
 class Config(Section):

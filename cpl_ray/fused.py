@@ -30,7 +30,9 @@ SOURCE = Path(__file__).with_suffix(".cpp")
 DEVICES = ("cpu", "cuda")
 """Types of device that have a kernel: C++ here, Triton in fused_gpu.py (ROCm calls itself cuda too)."""
 CHUNK_ON_GPU = 1 << 24
-WHAT = "the optimizer's step"
+"""Elements of a shaped step that a GPU takes at once: bounds scratch memory."""
+STEP = "the optimizer's step"
+"""What the kernels compute, for a warning."""
 
 
 class _Numbers(ctypes.Structure):
@@ -117,8 +119,8 @@ def is_fused(compile: Compile, fusion: Fusion | None, numel: int, updates: int =
 def kernel(device: str) -> StepKernel | None:
     """Return this process's kernel for a type of device; None, and one warning, where there is none or it disagrees."""
     if device == "cpu":
-        return trusted(lambda: Kernel(native.load(SOURCE)), agrees, WHAT)
-    return trusted(_gpu_kernel, _agrees_on_gpu, WHAT)
+        return trusted(lambda: Kernel(native.load(SOURCE)), agrees, STEP)
+    return trusted(_gpu_kernel, _agrees_on_gpu, STEP)
 
 
 def _gpu_kernel() -> StepKernel:

@@ -95,7 +95,7 @@ class KeptStates:
             )
         for key, tensor in own.items():
             tensor.copy_(saved[key])
-        if isinstance(state, SignState) and state.beyond():
+        if isinstance(state, SignState) and state.has_bits_beyond():
             raise ValueError(f"mastered state of another partition: it has more than {param.numel()} elements")
         state.restored()
 

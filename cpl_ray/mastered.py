@@ -95,7 +95,7 @@ class SignState:
         """Note that `tensors` were read from a checkpoint."""
         self.captured = self.classified = True
 
-    def beyond(self) -> bool:
+    def has_bits_beyond(self) -> bool:
         """Tell whether a bit after the last element is set: the planes are those of more elements."""
         last = self.numel // 8
         return any(bool(unpack(plane[last:])[self.numel - 8 * last :].any()) for plane in self.planes)

@@ -76,7 +76,7 @@ _UsageError = cast(type[Any], typer.BadParameter.__base__)
 
 def main() -> None:
     """Run the command line and leave with its exit code; wrong usage is 3 here, not 2, which means a refusal."""
-    interrupts.take_over()
+    interrupts.see_to_the_end()
     try:
         code = app(prog_name="cpl", standalone_mode=False)
     except _UsageError as error:

@@ -24,7 +24,7 @@ AGAIN_S = 1.0
 _SHOW_CURSOR = "\x1b[?25h"
 
 
-def take_over() -> None:
+def see_to_the_end() -> None:
     """Let a second Ctrl-C leave at once, and a command too that has not ended in `GRACE_S` after the first.
 
     Where interrupts are ignored, as in the background of a shell, nothing changes.

@@ -13,7 +13,7 @@ import logging, signal, sys, threading, time
 from pipelines import interrupts
 interrupts.GRACE_S, interrupts.AGAIN_S = float(sys.argv[1]), 0
 signal.signal(signal.SIGINT, getattr(signal, sys.argv[2]))
-interrupts.take_over()
+interrupts.see_to_the_end()
 logging._lock.acquire()
 threading.Thread(target=logging.getLogger("x").isEnabledFor, args=(20,)).start()
 while True:
@@ -27,7 +27,7 @@ OTHER_HANDLER = """
 import os, signal, sys, time
 from pipelines import interrupts
 interrupts.GRACE_S = float(sys.argv[1])
-interrupts.take_over()
+interrupts.see_to_the_end()
 signal.signal(signal.SIGINT, lambda *_: print("handled", flush=True))
 os.set_blocking(2, False)
 try:

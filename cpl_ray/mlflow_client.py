@@ -194,6 +194,17 @@ def _experiment(client: MlflowClient, name: str, location: str | None) -> str:
     return str(experiment.experiment_id)
 
 
+def version_of(client: MlflowClient, name: str, alias: str) -> str | None:
+    """Return the version behind an alias; None where nothing is, or there is no such model."""
+    try:
+        version = client.get_registered_model(name).aliases.get(alias)
+    except MlflowException as error:
+        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            return None
+        raise
+    return None if version is None else str(version)  # an int from a database, a string from a server
+
+
 def reason_of(error: BaseException) -> str:
     """Return why something failed, for a message: what the system said about the connection, else the first line."""
     lines = [line for line in redact(str(error)).splitlines() if not line.startswith(_ADVICE)]

@@ -29,7 +29,15 @@ from cpl_ray.digest import model_digest
 from cpl_ray.errors import DataError, UserError
 from cpl_ray.evidence import Evidence
 from cpl_ray.gate import GateVerdict, judge
-from cpl_ray.mlflow_client import UPLOAD_TIMEOUT_S, limited_http, open_store, reason_of, store_lock, understood
+from cpl_ray.mlflow_client import (
+    UPLOAD_TIMEOUT_S,
+    limited_http,
+    open_store,
+    reason_of,
+    store_lock,
+    understood,
+    version_of,
+)
 from cpl_ray.rundir import read_json
 from cpl_ray.tracking_uri import required_uri, sqlite_path
 
@@ -144,7 +152,7 @@ def rollback(config: Config, run_root: Path) -> RolledBack:
                 raise UserError(
                     f"version {earlier} of {name!r}, which version {present} replaced, has been deleted; nothing moved"
                 )
-            _set_champion(client, name, earlier)
+            set_champion(client, name, earlier)
             time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             client.delete_model_version_tag(name, present, REPLACED)
             for version, key, value in ((present, "rolled_back_to", earlier), (earlier, "rolled_back_from", present)):
@@ -183,17 +191,6 @@ def rival_folder(challenge: Challenge, within: Path) -> Iterator[Path | None]:
         yield folder
 
 
-def version_of(client: MlflowClient, name: str, alias: str) -> str | None:
-    """Return the version behind an alias; None where nothing is, or there is no such model."""
-    try:
-        version = client.get_registered_model(name).aliases.get(alias)
-    except MlflowException as error:
-        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
-            return None
-        raise
-    return None if version is None else str(version)  # an int from a database, a string from a server
-
-
 def _records(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return result.json and registered.json of a run, after making sure that both are about its present model."""
     for file, verb in (("result.json", "evaluate"), ("registered.json", "register")):
@@ -213,7 +210,7 @@ def _records(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _crown(client: MlflowClient, name: str, version: str, before: str | None) -> None:
-    _set_champion(client, name, version)
+    set_champion(client, name, version)
     if before == version:
         return
     if before is not None:
@@ -222,10 +219,16 @@ def _crown(client: MlflowClient, name: str, version: str, before: str | None) ->
         client.delete_model_version_tag(name, version, REPLACED)
 
 
-def _set_champion(client: MlflowClient, name: str, version: str) -> None:
+def set_champion(client: MlflowClient, name: str, version: str) -> None:
     """Move the alias, and look whether it stayed: on a server another client may have written at the same moment."""
-    client.set_registered_model_alias(name, CHAMPION, version)
+    refused: MlflowException | None = None
+    try:
+        client.set_registered_model_alias(name, CHAMPION, version)
+    except MlflowException as error:  # of two that make the first champion at once
+        refused = error
     after = version_of(client, name, CHAMPION)
+    if refused is not None and after is None:
+        raise refused
     if after != version:
         raise UserError(
             f"another promotion made {_called(after)} of {name!r} champion at the moment when version {version} was "

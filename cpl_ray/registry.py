@@ -26,7 +26,7 @@ from cpl_ray.atomic import atomic_write_text
 from cpl_ray.config import Config
 from cpl_ray.digest import items_digest, model_digest
 from cpl_ray.errors import UserError
-from cpl_ray.mlflow_client import UPLOAD_TIMEOUT_S, TrackedRun, limited_http, open_store, understood
+from cpl_ray.mlflow_client import UPLOAD_TIMEOUT_S, TrackedRun, limited_http, open_store, understood, version_of
 from cpl_ray.rundir import read_json
 from cpl_ray.tracking_uri import redact
 
@@ -77,7 +77,7 @@ def register(config: Config, run_dir: Path, tracked: TrackedRun) -> RegisteredVe
             if not version.description:
                 text = f"{run_dir.name}: " + ", ".join(f"{key} {value}" for key, value in _headline(result).items())
                 client.update_model_version(name, registered.version, text.rstrip(": "))
-            client.set_registered_model_alias(name, CANDIDATE, registered.version)
+            set_candidate(client, name, registered.version)
     content = {**asdict(registered), **identity, "run_id": tracked.run_id}
     atomic_write_text(run_dir / "registered.json", json.dumps(content, indent=2) + "\n")
     return registered
@@ -143,6 +143,16 @@ def _new_version(client: MlflowClient, name: str, logged: LoggedModel) -> ModelV
         # not `models:/<id>`: a database store would look that up at the global tracking URI
         source, run_id = logged.artifact_location, logged.source_run_id
         return client.create_model_version(name, source, run_id, model_id=logged.model_id)
+
+
+def set_candidate(client: MlflowClient, name: str, version: str) -> None:
+    """Set the alias. MLflow looks for it and then inserts it, so of several that do so at once all but one fail."""
+    try:
+        client.set_registered_model_alias(name, CANDIDATE, version)
+    except MlflowException:
+        if version_of(client, name, CANDIDATE) is None:
+            raise
+        client.set_registered_model_alias(name, CANDIDATE, version)
 
 
 def _signature(config: Config) -> ModelSignature:

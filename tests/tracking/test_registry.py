@@ -3,6 +3,9 @@
 import json
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,11 @@ from cpl_ray.digest import model_digest
 from cpl_ray.encoding import Encoder
 from cpl_ray.errors import UserError
 from cpl_ray.items import Item
-from cpl_ray.mlflow_client import TrackedRun
+from cpl_ray.mlflow_client import TrackedRun, version_of
 from cpl_ray.model import load_model, load_tokenizer, model_max_length
 from cpl_ray.predict import Scorer
-from cpl_ray.registry import register
+from cpl_ray.promotion import set_champion
+from cpl_ray.registry import CANDIDATE, register, set_candidate
 from tests.tracking.runs import GOOD, ask, free_port, make_config, make_model, trained, with_config
 
 QUESTIONS = ["Where does the Elbe rise?", "What is {brass} made of?", "Who wrote Emma?", "Which is the largest moon?"]
@@ -157,6 +161,33 @@ def test_registering_again_reuses_the_version_until_the_model_changes(tmp_path: 
     assert str(client.get_model_version_by_alias("cpl-model", "candidate").version) == "2"
     client.delete_model_version("cpl-model", "2")
     assert register(config, run_dir, run).version != "2"
+
+
+@pytest.mark.parametrize(("alias", "set_alias"), [(CANDIDATE, set_candidate), ("champion", set_champion)])
+def test_many_at_once_may_set_an_alias_first(tmp_path: Path, alias: str, set_alias: Callable[..., None]) -> None:
+    """Without care MLflow refuses one in ten here: `UNIQUE constraint failed: registered_model_aliases`."""
+    uri, writers, models = f"sqlite:///{tmp_path}/mlflow.db", 8, 15
+    client = MlflowClient(uri)
+    for number in range(models):
+        client.create_registered_model(f"m{number}")
+    together = threading.Barrier(writers)
+
+    def write(_: int) -> list[str]:
+        own, said = MlflowClient(uri), []
+        for number in range(models):
+            version = own.create_model_version(f"m{number}", str(tmp_path)).version
+            together.wait(60)
+            try:
+                set_alias(own, f"m{number}", str(version))
+            except UserError as error:
+                said.append(str(error))
+        return said
+
+    with ThreadPoolExecutor(writers) as pool:
+        said = [line for lines in pool.map(write, range(writers)) for line in lines]
+    assert {line for line in said if "another promotion made version" not in line} == set()
+    assert alias == "champion" or not said
+    assert None not in [version_of(client, f"m{number}", alias) for number in range(models)]
 
 
 def test_what_is_missing_is_said(tmp_path: Path, run_dir: Path) -> None:

@@ -67,6 +67,8 @@ def _describe() -> None:
     Start with `cpl init`, then `cpl validate cpl.yaml`, then `cpl run cpl.yaml`.
 
     Exit codes: 0 done, 1 failed while running, 2 refused by the gate, 3 wrong usage or configuration.
+
+    Ctrl-C ends a command with 130, SIGTERM with 143; both close the tracked run and say how to continue.
     """
 
 
@@ -87,9 +89,9 @@ def main() -> None:
             message = {"type": "UsageError", "message": error.format_message()}
             print(json.dumps({"ok": False, "exit_code": EXIT_USAGE, "error": message}))
         code = EXIT_USAGE
-    except typer.Abort:
-        code = EXIT_FAILED
-    if code == interrupts.EXIT_INTERRUPTED:
+    except typer.Abort as error:  # also what the command line makes of a signal before a verb has begun
+        code = interrupts.how_it_ended()[0] if isinstance(error.__cause__, KeyboardInterrupt) else EXIT_FAILED
+    if code in interrupts.EXIT_CODES:
         interrupts.leave()
     sys.exit(code if isinstance(code, int) else 0)
 

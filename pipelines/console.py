@@ -27,7 +27,7 @@ from cpl_ray.loading import load_config
 from cpl_ray.notices import notices
 from cpl_ray.rundir import RunDir, atomic_write_text
 from cpl_ray.storage import storage_error
-from pipelines.interrupts import EXIT_INTERRUPTED
+from pipelines.interrupts import how_it_ended, terminated
 from pipelines.voice import EventFormatter, Say, Voice
 
 EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE = 1, 2, 3
@@ -106,9 +106,13 @@ def execute(outcome: Outcome, work: Callable[[], dict[str, Any]], show: Callable
             result = work()
         if not outcome.as_json:
             show(result)
-    except KeyboardInterrupt:
-        message = "interrupted" + (f"; continue with: {outcome.again}" if outcome.again else "")
-        _fail(outcome, EXIT_INTERRUPTED, "KeyboardInterrupt", message)
+    except (KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, SystemExit) and not terminated():  # Ray's handler of SIGTERM, while Ray starts
+            raise
+        code, word = how_it_ended()
+        _fail(
+            outcome, code, type(error).__name__, word + (f"; continue with: {outcome.again}" if outcome.again else "")
+        )
     except BrokenPipeError:
         # whoever read our output has gone (`cpl env | head`); nothing can be told any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

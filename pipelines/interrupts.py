@@ -1,7 +1,10 @@
-"""Ctrl-C ends a command for certain: by an exception where that suffices, by leaving at once where something hangs.
+"""Ctrl-C and SIGTERM end a command for certain: by an exception where that suffices, else by leaving at once.
+
+SIGTERM, which schedulers send before they kill, does what Ctrl-C does: workers end, the tracked run is closed, the
+command to go on with is said; only the exit code is another.
 
 An exception may be raised where a library drops it, or where it leaves a lock behind that others wait for: after one
-Ctrl-C in sixty while Ray Data worked a command never came to its end. So a thread is told of every SIGINT by the
+Ctrl-C in sixty while Ray Data worked a command never came to its end. So a thread is told of every signal by the
 interpreter's own C handler, whoever handles it in Python (Ray Train does while it trains), and sees to the end.
 """
 
@@ -13,48 +16,97 @@ import signal
 import sys
 import threading
 import time
-from contextlib import suppress
-from typing import NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
 
-EXIT_INTERRUPTED = 130
+EXIT_CODES = EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 GRACE_S = 120.0
-"""Seconds in which a command must have ended itself after Ctrl-C."""
+"""Seconds in which a command must have ended itself after a signal."""
 AGAIN_S = 1.0
-"""Seconds after which another Ctrl-C is meant as one: some senders deliver one twice."""
+"""Seconds after which another signal is meant as one: some senders deliver one twice."""
+HEARD_S = 1.0
+"""Seconds for the thread that is told of signals to be told."""
+_ENDS = (signal.SIGINT, signal.SIGTERM)
 _SHOW_CURSOR = "\x1b[?25h"
+_terminated = False
 
 
 def see_to_the_end() -> None:
-    """Let a second Ctrl-C leave at once, and a command too that has not ended in `GRACE_S` after the first.
+    """Let SIGTERM do what Ctrl-C does; let a second signal leave at once, as a command that lives `GRACE_S` after one.
 
-    Where interrupts are ignored, as in the background of a shell, nothing changes.
+    Signals that are ignored, as Ctrl-C is in the background of a shell, stay so.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if terminates := signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
+    if interrupts or terminates:
         told, tells = os.pipe()
         os.set_blocking(tells, False)
         threading.Thread(target=_watch, args=(told,), name="interrupts", daemon=True).start()
         signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
+        os.register_at_fork(after_in_child=_be_nobodys)
+
+
+def how_it_ended() -> tuple[int, str]:
+    """Return exit code and word for a command that a signal ends: `(130, "interrupted")` or `(143, "terminated")`."""
+    return (EXIT_TERMINATED, "terminated") if _terminated else (EXIT_INTERRUPTED, "interrupted")
+
+
+def terminated() -> bool:
+    """Tell whether SIGTERM has come, also if its handler is another's; the thread that is told may need a moment."""
+    deadline = time.monotonic() + HEARD_S
+    while not _terminated and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return _terminated
+
+
+@contextmanager
+def own_sigterm() -> Iterator[None]:
+    """Put our handler of SIGTERM back after the block: Ray sets one that exits on the spot."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def leave() -> NoReturn:
-    """End the process after an interrupt, without waiting for threads of libraries, which may crash at its end."""
+    """End the process after a signal, without waiting for threads of libraries, which may crash at its end."""
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # its reader has gone, or it is closed
             stream.flush()
-    os._exit(EXIT_INTERRUPTED)
+    os._exit(how_it_ended()[0])
+
+
+def _terminate(number: int, frame: Any) -> None:
+    global _terminated
+    _terminated = True
+    handler = signal.getsignal(signal.SIGINT)  # Ray Train's while it trains, Ray Tune's while it searches
+    (handler if callable(handler) else signal.default_int_handler)(number, frame)
+
+
+def _be_nobodys() -> None:
+    """In a fork: tell the parent's thread nothing, and die of SIGTERM."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _watch(told: int) -> None:
+    global _terminated
     first: float | None = None
     while True:
         left = None if first is None else max(0.0, first + GRACE_S - time.monotonic())
         if not select.select((told,), (), (), left)[0]:
-            _drop(f"something still hangs {GRACE_S:g} seconds after an interrupt")
-        if signal.SIGINT not in os.read(told, 64):
+            _drop(f"something still hangs {GRACE_S:g} seconds after the command was {how_it_ended()[1]}")
+        came = os.read(told, 64)
+        if not any(number in came for number in _ENDS):
             continue
+        _terminated = _terminated or signal.SIGTERM in came  # whatever the main thread is doing
         if first is not None and time.monotonic() - first >= AGAIN_S:
-            _drop("interrupted twice")
+            _drop("told to end twice")
         first = first or time.monotonic()
 
 
@@ -65,4 +117,4 @@ def _drop(why: str) -> NoReturn:
     with suppress(OSError, ValueError):
         if select.select((), (2,), (), 1)[1]:
             os.write(2, f"{_SHOW_CURSOR if os.isatty(2) else ''}{line}\n".encode())
-    os._exit(EXIT_INTERRUPTED)
+    os._exit(how_it_ended()[0])

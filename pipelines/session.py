@@ -13,6 +13,7 @@ from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError, UserError
 from cpl_ray.rundir import runs_folder
 from cpl_ray.stopwatch import phase
+from pipelines.interrupts import own_sigterm
 
 HEAVY = ("cpl_ray.scoring", "cpl_ray.trainer")
 """Modules that jobs need once Ray has started, and that take a second or two to import."""
@@ -96,7 +97,8 @@ def _join() -> None:
 
     address = os.environ.get("RAY_ADDRESS") or "of this machine"
     try:
-        ray.init(logging_level=logging.ERROR)
+        with own_sigterm():
+            ray.init(logging_level=logging.ERROR)
     except ray.exceptions.AuthenticationError as error:
         raise UserError(
             f"the Ray cluster at {address} refuses the token of this client; set RAY_AUTH_MODE=token and the head's "
@@ -132,7 +134,7 @@ def _start_here(needed: float, say: Callable[[str], None], dashboard: bool) -> b
     # nobody takes this machine away with notice: the watcher would be one more process that imports everything
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     try:
-        with _importing(*HEAVY):
+        with own_sigterm(), _importing(*HEAVY):
             ray.init(num_cpus=slots, include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=False)
     except ValueError as error:
         if "existing cluster" not in str(error):

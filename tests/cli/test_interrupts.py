@@ -1,4 +1,4 @@
-"""Ctrl-C ends a command, also where its exception was dropped or something hangs; each in a process of its own."""
+"""Ctrl-C and SIGTERM end a command, also where something drops their exception or hangs; each in an own process."""
 
 import signal
 import subprocess
@@ -38,6 +38,44 @@ except BlockingIOError:
 print("ready", flush=True)
 time.sleep(1000)
 """
+WITH_RAY = """
+import signal, sys, time
+from typing import Any
+from pipelines import interrupts
+from pipelines.console import Outcome, execute
+import typer
+def work() -> dict[str, Any]:
+    with interrupts.own_sigterm():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as ray.init does
+        if sys.argv[1] == "starting":
+            wait()
+    return wait()
+def wait() -> dict[str, Any]:
+    print("ready", flush=True)
+    time.sleep(1000)
+    return {}
+interrupts.see_to_the_end()
+try:
+    execute(Outcome("env"), work, print)
+except typer.Exit as ended:
+    sys.exit(ended.exit_code)
+"""
+FORKING = """
+import os, signal, time
+from pipelines import interrupts
+interrupts.GRACE_S = 0.1
+interrupts.see_to_the_end()
+told, tells = os.pipe()
+child = os.fork()
+if not child:
+    os.write(tells, b"ready")
+    time.sleep(1000)
+os.read(told, 5)
+os.kill(child, signal.SIGTERM)
+print(os.WTERMSIG(os.waitpid(child, 0)[1]), flush=True)
+time.sleep(0.5)
+print(interrupts.how_it_ended()[1])
+"""
 LEAVING = """
 import atexit, sys, threading
 from pipelines import interrupts
@@ -70,7 +108,27 @@ def test_what_hangs_after_ctrl_c_is_left() -> None:
     ready(process, "dropped")
     err = process.communicate()[1]
     assert process.returncode == 130
-    assert err.startswith("error: something still hangs 1 seconds after an interrupt: leaving at once")
+    assert err.startswith("error: something still hangs 1 seconds after the command was interrupted: leaving at once")
+
+
+def test_sigterm_does_the_same_also_where_interrupts_are_ignored() -> None:
+    for interrupts in ("default_int_handler", "SIG_IGN"):
+        process = start(STUCK, "1", interrupts)
+        ready(process)
+        process.send_signal(signal.SIGTERM)
+        ready(process, "dropped")
+        err = process.communicate()[1]
+        assert process.returncode == 143
+        assert err.startswith("error: something still hangs 1 seconds after the command was terminated: leaving")
+
+
+@pytest.mark.parametrize("moment", ["starting", "started"])
+def test_sigterm_is_ours_while_ray_starts_and_after(moment: str) -> None:
+    process = start(WITH_RAY, moment)
+    ready(process)
+    process.send_signal(signal.SIGTERM)
+    err = process.communicate()[1]
+    assert (process.returncode, err) == (143, "error: terminated\n")
 
 
 def test_a_second_ctrl_c_leaves_at_once() -> None:
@@ -79,7 +137,7 @@ def test_a_second_ctrl_c_leaves_at_once() -> None:
     process.send_signal(signal.SIGINT)
     ready(process, "dropped")
     process.send_signal(signal.SIGINT)
-    assert "interrupted twice" in process.communicate()[1]
+    assert "told to end twice" in process.communicate()[1]
     assert process.returncode == 130
 
 
@@ -90,6 +148,10 @@ def test_who_handles_interrupts_in_python_does_not_matter_nor_does_a_full_pipe()
     process.send_signal(signal.SIGINT)
     ready(process, "handled")
     assert process.wait() == 130
+
+
+def test_a_forked_process_dies_for_itself() -> None:
+    assert start(FORKING).communicate() == ("15\ninterrupted\n", "")
 
 
 def test_ignored_interrupts_stay_ignored() -> None:

@@ -1,18 +1,23 @@
-"""Training on a terminal: the live view, and Ctrl-C in the middle of it."""
+"""Training on a terminal: the live view, and Ctrl-C or SIGTERM in the middle of it."""
 
+import json
 import os
 import pty
 import signal
 import threading
 
 import pytest
+from mlflow import MlflowClient
 
 from tests.ray.conftest import TRAIN, World, left_behind, steps, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
-def test_interrupted_on_a_terminal(world: World) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_ended_on_a_terminal(world: World, number: signal.Signals, code: int, word: str) -> None:
     (world.folder / "terminal.yaml").write_text(TRAIN)
     screen, terminal = pty.openpty()
     shown = bytearray()
@@ -25,19 +30,21 @@ def test_interrupted_on_a_terminal(world: World) -> None:
                 return
             shown.extend(data)
 
-    process = world.start("train", "terminal.yaml", "run.name=seen", "train.epochs=400", stderr=terminal)
+    process = world.start("train", "terminal.yaml", f"run.name={word}", "train.epochs=400", stderr=terminal)
     os.close(terminal)
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
-    until(lambda: len(steps(world.runs / "seen")) >= 5 and b"update " in shown, 240)
-    process.send_signal(signal.SIGINT)
+    until(lambda: len(steps(world.runs / word)) >= 5 and b"update " in shown, 240)
+    process.send_signal(number)
     process.communicate()
     reader.join(10)
     os.close(screen)
     text = shown.decode()
-    assert process.returncode == 130, text
+    assert process.returncode == code, text
     assert "of 1600" in text
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1
     end = text[text.index("\x1b[?25h") :]
-    assert "interrupted; continue with: cpl train terminal.yaml train.epochs=400 run.name=seen run.resume=true" in end
+    assert f"{word}; continue with: cpl train terminal.yaml train.epochs=400 run.name={word} run.resume=true" in end
+    tracked = json.loads((world.runs / word / "tracking.json").read_text())
+    assert MlflowClient(tracked["uri"]).get_run(tracked["run_id"]).info.status == "KILLED"
     assert left_behind(process) == []

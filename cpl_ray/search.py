@@ -28,7 +28,6 @@ from cpl_ray.trial_book import TrialBook
 from cpl_ray.trials import Trial
 
 Work = Callable[[int], None]
-ERROR_FILE = "error.txt"
 _PATIENCE_S = 30.0  # for the last processes of stopped trials to end
 _NEVER = 10**9  # evaluations after which ASHA itself would end a trial: training ends before
 # the driver of a trial only waits; without a CPU of its own it cannot take one from the workers
@@ -121,12 +120,17 @@ class _Keeper(TrialProgressCallback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         index = trial.config["trial"]
-        self._watcher.ended(self._book.ended(index, self._seconds(index)))
+        error = _error_file(self._book.folder, index)
+        if error.is_file():
+            self._failed(index, error.read_text("utf-8").strip())
+        else:
+            self._watcher.ended(self._book.ended(index, self._seconds(index)))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         index = trial.config["trial"]
-        path = self._book.run_folder(self._book.trials[index]) / ERROR_FILE
-        error = path.read_text("utf-8").strip() if path.is_file() else "its process was lost"
+        self._failed(index, f"a process of it was lost {trial.num_failures} times")
+
+    def _failed(self, index: int, error: str) -> None:
         self._watcher.ended(self._book.failed(index, self._seconds(index), error))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
@@ -177,7 +181,8 @@ def run_trials(book: TrialBook, work: Work, *, concurrency: int, watcher: Watche
 
     Args:
         book: names the trials and keeps what becomes of them.
-        work: does one trial, given its number, in a process of its own; an exception makes the trial a failed one.
+        work: does one trial, given its number, in a process of its own; an exception makes the trial a failed one; where
+            Ray lost a process it is done again, `cluster.max_failures` times.
         concurrency: trials at once.
         watcher: is told what happens.
 
@@ -212,7 +217,7 @@ def run_trials(book: TrialBook, work: Work, *, concurrency: int, watcher: Watche
             storage_path=str(scratch),
             verbose=0,
             callbacks=[_Keeper(book, watcher)],
-            failure_config=tune.FailureConfig(max_failures=0),
+            failure_config=tune.FailureConfig(max_failures=book.config.cluster.max_failures),
         ),
     )
     try:
@@ -238,16 +243,23 @@ def early_stopping(search: SearchConfig) -> ASHAScheduler | None:
 
 
 def _driver(work: Work, folder: Path) -> Callable[[dict[str, Any]], None]:
-    """Return the function that Tune calls in a trial's own process."""
+    """Return the function that Tune calls in a trial's own process, again if that or Ray Train's controller is lost."""
 
     def trial(config: dict[str, Any]) -> None:
         index = config["trial"]
+        told = _error_file(folder, index)
+        told.unlink(missing_ok=True)
         try:
             work(index)
-        except Exception as error:  # told by name: whatever a trial dies of must not end the sweep
-            place = folder / "trials" / f"{index:03d}"
-            place.mkdir(parents=True, exist_ok=True)
-            (place / ERROR_FILE).write_text(f"{type(error).__name__}: {error}\n", "utf-8")
+        except ray.exceptions.RayError:
             raise
+        except Exception as error:  # told by name: whatever a trial dies of must not end the sweep
+            told.parent.mkdir(parents=True, exist_ok=True)
+            told.write_text(f"{type(error).__name__}: {error}\n", "utf-8")
 
     return trial
+
+
+def _error_file(folder: Path, index: int) -> Path:
+    """Return the path at which a trial that fails by itself, and would again, says why."""
+    return folder / "trials" / f"{index:03d}" / "error.txt"

@@ -60,6 +60,8 @@ class SweepWatch:
         if for_programs(self._say):
             self._say("", event="trial_started", **_about(trial))
         self._show()
+        if trial.index in self._trackers:  # begun again after a loss; its records are followed already
+            return
         tracker = self._trackers[trial.index] = self._tracker(trial)
         tracker.follow(self._book.run_folder(trial) / "metrics.jsonl")
 

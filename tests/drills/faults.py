@@ -12,9 +12,10 @@ from typing import Any
 
 import psutil
 
+from tests.drills.jobs import RUN_JOB, SWEEP_JOB, Job
 from tests.faults import mounts, shim
 from tests.faults.tearing import cut, flip
-from tests.ray.conftest import marked, steps
+from tests.ray.conftest import marked
 from tests.tracking.runs import Server
 
 LARGE = 1 << 29
@@ -36,6 +37,11 @@ class Fault:
     """A folder of its own; runs go to `runs` in it."""
     update: int
     """Strikes after this update."""
+    job: Job = RUN_JOB
+    ends: tuple[int, ...] = (1, 3)
+    """Exit codes of a command that the fault has ended: failed while running, or refused."""
+    kills: bool = False
+    """Whether a process is killed, after which nobody can clean up its temporary files."""
     said: str = "this fault lets no command fail"
     mended: str = "this fault lets no continuation fail"
     not_possible: str = ""
@@ -50,8 +56,8 @@ class Fault:
     def begin(self) -> None:
         self.runs.mkdir(parents=True)
 
-    def due(self, folder: Path) -> bool:
-        return len(steps(folder)) >= self.update
+    def due(self, folder: Path, process: Any) -> bool:
+        return self.job.updates(folder) >= self.update
 
     def strike(self, folder: Path, process: Any) -> None:
         """Do it, once it is due."""
@@ -97,7 +103,7 @@ class FullDisk(Fault):
 class FullDiskLate(FullDisk):
     """The same, when the trained model is being asked."""
 
-    def due(self, folder: Path) -> bool:
+    def due(self, folder: Path, process: Any) -> bool:
         return (folder / "model").exists()
 
 
@@ -136,7 +142,7 @@ class FailingWrites(Fault):
             library = shim.build(self.place)
             self.variables = shim.failing_storage(library, self.runs, every=EVERY, code=errno.EIO, switch=self.switch)
 
-    def due(self, folder: Path) -> bool:
+    def due(self, folder: Path, process: Any) -> bool:
         return (folder / "assessment").exists()
 
     def strike(self, folder: Path, process: Any) -> None:
@@ -177,10 +183,11 @@ class TornCheckpoint(Fault):
 
     def begin(self) -> None:
         super().begin()
+        self.kills = True
         self.mended = "checkpoint file .* is missing or damaged; delete the folder step_"
 
-    def due(self, folder: Path) -> bool:
-        return super().due(folder) and len(self._checkpoints(folder)) > 1
+    def due(self, folder: Path, process: Any) -> bool:
+        return super().due(folder, process) and len(self._checkpoints(folder)) > 1
 
     def strike(self, folder: Path, process: Any) -> None:
         process.send_signal(signal.SIGKILL)
@@ -217,6 +224,7 @@ class CorruptShard(Fault):
 
     def begin(self) -> None:
         super().begin()
+        self.kills = True
         self.mended = "mastered_train.parquet is not what its manifest says"
 
     def strike(self, folder: Path, process: Any) -> None:
@@ -243,7 +251,7 @@ class TrackingServer(Fault):
         self.server.kill()
 
     def watch(self, folder: Path) -> None:
-        if not self.back and len(steps(folder)) >= min(self.update + 6, 16):
+        if not self.back and self.job.updates(folder) >= min(self.update + 6, 16):
             self.back = True
             self.server.start()
 
@@ -255,15 +263,21 @@ class TrackingServer(Fault):
         self.server.kill()
 
 
-FAULTS: dict[str, type[Fault]] = {
-    "disk full while training": FullDisk,
-    "disk full while evaluating": FullDiskLate,
-    "disk lost, file system read-only": ReadOnly,
-    "storage fails at every n-th write": FailingWrites,
-    "checkpoint torn": TornCheckpoint,
-    "checkpoint half written": HalfCheckpoint,
-    "shard of the assessment corrupt": CorruptShard,
-    "clock jumps a day ahead": ClockJump,
-    "clock jumps a day back": ClockBack,
-    "kill -9, the MLflow server": TrackingServer,
+FAULTS: dict[Job, dict[str, type[Fault]]] = {
+    RUN_JOB: {
+        "disk full while training": FullDisk,
+        "disk full while evaluating": FullDiskLate,
+        "disk lost, file system read-only": ReadOnly,
+        "storage fails at every n-th write": FailingWrites,
+        "checkpoint torn": TornCheckpoint,
+        "checkpoint half written": HalfCheckpoint,
+        "shard of the assessment corrupt": CorruptShard,
+        "clock jumps a day ahead": ClockJump,
+        "clock jumps a day back": ClockBack,
+        "kill -9, the MLflow server": TrackingServer,
+    },
+    SWEEP_JOB: {
+        "disk full while training": FullDisk,
+        "kill -9, the MLflow server": TrackingServer,
+    },
 }

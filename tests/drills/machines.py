@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from tests.drills.drill import RUN
+from tests.drills.jobs import RUN
 from tests.faults import mounts
 from tests.ray.conftest import NUM_UPDATES, ROOT, World, build_model, facts, steps, until, weights, write_rows
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+TEMPORARY = "temporary"
+"""Name of such a folder."""
 RAYS_OWN = "/tmp"
 """Ray's session folders stay with their logs, always; sockets lie in them, so their path must be short."""
 

@@ -1,0 +1,127 @@
+"""Signals to one process of a kind, at a random moment of each stage in which such processes live."""
+
+import json
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.drills.faults import Fault
+from tests.drills.jobs import ENDED, Job
+from tests.drills.temporary import TEMPORARY, variables
+from tests.ray.conftest import World, commands
+
+Lines = Mapping[psutil.Process, str]
+"""Processes of a job with their command lines; the command itself is not among them."""
+Find = Callable[[Lines, Path], list[psutil.Process]]
+SHORT_S = 0.5
+"""A life below this in a stage is not aimed at."""
+SAMPLE_S = 0.1
+OF_SIGNALS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
+
+
+def _named(part: str) -> Find:
+    return lambda lines, folder: [one for one, line in lines.items() if part in line]
+
+
+def _rank(matches: Callable[[int], bool]) -> Find:
+    """Find workers of training by the number of their process, the last in their log."""
+
+    def find(lines: Lines, folder: Path) -> list[psutil.Process]:
+        numbers = []
+        for path in folder.glob("**/train/logs/rank_*.jsonl"):
+            told = path.read_text().splitlines()
+            if told and matches(int(path.stem.removeprefix("rank_"))):
+                with suppress(ValueError):  # half a line
+                    numbers.append(json.loads(told[-1])["pid"])
+        return [one for one in lines if one.pid in numbers]
+
+    return find
+
+
+def _driver(lines: Lines, folder: Path) -> list[psutil.Process]:
+    return []  # the command itself, which is known without looking
+
+
+KINDS: dict[str, tuple[Find, signal.Signals]] = {
+    "kill -9, rank 0": (_rank(lambda rank: rank == 0), signal.SIGKILL),
+    "kill -9, another rank": (_rank(lambda rank: rank > 0), signal.SIGKILL),
+    "kill -9, Ray Train's controller": (_named("TrainController"), signal.SIGKILL),
+    "kill -9, a scoring actor": (_named("MapWorker"), signal.SIGKILL),
+    "kill -9, a trial's driver": (_named("ImplicitFunc"), signal.SIGKILL),
+    "kill -9, the raylet": (_named("raylet/raylet"), signal.SIGKILL),
+    "kill -9, Ray's control store": (_named("gcs_server"), signal.SIGKILL),
+    "kill -9, the dashboard": (_named("dashboard/dashboard.py"), signal.SIGKILL),
+    "kill -9, the driver": (_driver, signal.SIGKILL),
+    "SIGTERM to the driver": (_driver, signal.SIGTERM),
+    "SIGINT to the driver": (_driver, signal.SIGINT),
+}
+
+
+def find(kind: str, process: Any, folder: Path, lines: Lines) -> list[psutil.Process]:
+    """Return the living processes of a kind."""
+    if KINDS[kind][0] is _driver:
+        return [psutil.Process(process.pid)] if process.poll() is None else []
+    return KINDS[kind][0](lines, folder)
+
+
+def undisturbed(world: World, job: Job, name: str) -> dict[tuple[str, str], tuple[float, float]]:
+    """Run a job; return when processes of each kind lived in each stage: first and last seen, seconds into the stage."""
+    places = variables(world.folder / TEMPORARY)
+    process = world.start(job.verb, job.config, f"run.name={name}", stderr=subprocess.PIPE, **places)
+    folder = world.runs / name
+    begun: dict[str, float] = {}
+    seen: dict[tuple[str, str], tuple[float, float]] = {}
+    while process.poll() is None:
+        stage, lines = job.stage(folder), commands(process)
+        since = time.monotonic() - begun.setdefault(stage, time.monotonic())
+        for kind in KINDS:
+            if find(kind, process, folder, lines):
+                seen[kind, stage] = (seen.get((kind, stage), (since,))[0], since)
+        time.sleep(SAMPLE_S)
+    out, said = process.communicate()
+    assert process.returncode == 0, out + said
+    for stage in ("starting", ENDED):  # nothing to go on with, nothing left to do
+        for kind in KINDS:
+            seen.pop((kind, stage), None)
+    return {cell: (first, last) for cell, (first, last) in seen.items() if last - first >= SHORT_S}
+
+
+@dataclass(kw_only=True)
+class Blow(Fault):
+    """A signal to one process of a kind, `delay_s` into a stage."""
+
+    kind: str
+    stage: str
+    delay_s: float
+
+    def begin(self) -> None:
+        super().begin()
+        self.number = KINDS[self.kind][1]
+        self.kills = self.number is signal.SIGKILL
+        code, word = OF_SIGNALS.get(self.number, (1, "."))
+        self.ends, self.said = (code,), f"{word}|leaving at once"
+        self.since: float | None = None
+        self.target: psutil.Process | None = None
+
+    def due(self, folder: Path, process: Any) -> bool:
+        if self.job.stage(folder) != self.stage:
+            return False
+        self.since = self.since or time.monotonic()
+        if time.monotonic() - self.since < self.delay_s:
+            return False
+        targets = find(self.kind, process, folder, commands(process))
+        self.target = random.Random(f"{self.place}").choice(targets) if targets else None
+        return self.target is not None
+
+    def strike(self, folder: Path, process: Any) -> None:
+        assert self.target is not None
+        with suppress(psutil.NoSuchProcess):  # it has just ended by itself
+            self.target.send_signal(self.number)

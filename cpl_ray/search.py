@@ -181,8 +181,8 @@ def run_trials(book: TrialBook, work: Work, *, concurrency: int, watcher: Watche
 
     Args:
         book: names the trials and keeps what becomes of them.
-        work: does one trial, given its number, in a process of its own; an exception makes the trial a failed one; where
-            Ray lost a process it is done again, `cluster.max_failures` times.
+        work: does one trial, given its number, in a process of its own; an exception makes the trial a failed one.
+            Where Ray lost a process the trial is done again, `cluster.max_failures` times.
         concurrency: trials at once.
         watcher: is told what happens.
 

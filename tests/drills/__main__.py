@@ -20,7 +20,7 @@ from tests.drills.hitting import run_fault
 from tests.drills.jobs import RUN_JOB, SWEEP_JOB, Job
 from tests.drills.table import table
 from tests.faults import mounts
-from tests.ray.conftest import NUM_UPDATES, World, build_model, facts, write_rows
+from tests.ray.conftest import World, build_model, facts, write_rows
 
 INSIDE = "CPL_DRILLS_INSIDE"
 """Set in the mount namespace that the drills have for themselves."""
@@ -81,16 +81,19 @@ def cases(world: World, job: Job, chosen: argparse.Namespace) -> Iterator[tuple[
     cells = [(cell, life) for cell, life in lives.items() if wanted(cell[0])]
     for (kind, stage), (first, last) in cells:
         print(f"undisturbed {job.verb}, {kind}: lives from {first:.1f} to {last:.1f} s of {stage}", flush=True)
+    updates = job.updates(calm_run(world, job))
     moment = random.Random(f"{chosen.seed} {job.verb}")
     for number in range(chosen.rounds):
         for index, ((kind, stage), life) in enumerate(cells):
             name = f"blow-{job.verb}-{number}-{index}"
             place = world.folder / "faults" / name
             place.mkdir(parents=True)
-            delay_s = moment.uniform(*life)
-            yield name, kind, Blow(place, 0, job=job, kind=kind, stage=stage, delay_s=delay_s)
+            delay_s, update = moment.uniform(*life), 0
+            if stage == job.updating and number % 2 == 0:
+                delay_s, update = 0, moment.randint(1, updates - 2)
+            yield name, kind, Blow(place, update, job=job, kind=kind, stage=stage, delay_s=delay_s)
         for index, (kind, fault) in enumerate(FAULTS[job].items()):
-            name, update = f"fault-{job.verb}-{number}-{index}", moment.randint(3, NUM_UPDATES - 2)
+            name, update = f"fault-{job.verb}-{number}-{index}", moment.randint(3, updates - 2)
             if wanted(kind):
                 place = world.folder / "faults" / name
                 place.mkdir(parents=True)

@@ -1,4 +1,7 @@
-"""Signals to one process of a kind, at a random moment of each stage in which such processes live."""
+"""Signals to one process of a kind, at a random moment of each stage in which such processes live.
+
+The moment is a time, or, in a stage that updates the model, every other one an update: most of that stage starts workers.
+"""
 
 import json
 import random
@@ -24,6 +27,8 @@ Find = Callable[[Lines, Path], list[psutil.Process]]
 SHORT_S = 0.5
 """A life below this in a stage is not aimed at."""
 SAMPLE_S = 0.1
+UNTIL = 0.9
+"""Share of a life in which to hit: the next may be shorter."""
 OF_SIGNALS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
 
 
@@ -73,15 +78,15 @@ def find(kind: str, process: Any, folder: Path, lines: Lines) -> list[psutil.Pro
 
 
 def undisturbed(world: World, job: Job, name: str) -> dict[tuple[str, str], tuple[float, float]]:
-    """Run a job; return when processes of each kind lived in each stage: first and last seen, seconds into the stage."""
+    """Run a job; return when processes of each kind lived in each stage, first to last, in seconds into the stage."""
     places = variables(world.folder / TEMPORARY)
     process = world.start(job.verb, job.config, f"run.name={name}", stderr=subprocess.PIPE, **places)
     folder = world.runs / name
     begun: dict[str, float] = {}
     seen: dict[tuple[str, str], tuple[float, float]] = {}
     while process.poll() is None:
-        stage, lines = job.stage(folder), commands(process)
-        since = time.monotonic() - begun.setdefault(stage, time.monotonic())
+        stage, lines, now = job.stage(folder), commands(process), time.monotonic()
+        since = now - begun.setdefault(stage, now)
         for kind in KINDS:
             if find(kind, process, folder, lines):
                 seen[kind, stage] = (seen.get((kind, stage), (since,))[0], since)
@@ -91,12 +96,14 @@ def undisturbed(world: World, job: Job, name: str) -> dict[tuple[str, str], tupl
     for stage in ("starting", ENDED):  # nothing to go on with, nothing left to do
         for kind in KINDS:
             seen.pop((kind, stage), None)
-    return {cell: (first, last) for cell, (first, last) in seen.items() if last - first >= SHORT_S}
+    return {
+        cell: (first, first + UNTIL * (last - first)) for cell, (first, last) in seen.items() if last - first >= SHORT_S
+    }
 
 
 @dataclass(kw_only=True)
 class Blow(Fault):
-    """A signal to one process of a kind, `delay_s` into a stage."""
+    """A signal to one process of a kind, `delay_s` into a stage and not before the given update."""
 
     kind: str
     stage: str
@@ -115,7 +122,7 @@ class Blow(Fault):
         if self.job.stage(folder) != self.stage:
             return False
         self.since = self.since or time.monotonic()
-        if time.monotonic() - self.since < self.delay_s:
+        if time.monotonic() - self.since < self.delay_s or self.job.updates(folder) < self.update:
             return False
         targets = find(self.kind, process, folder, commands(process))
         self.target = random.Random(f"{self.place}").choice(targets) if targets else None

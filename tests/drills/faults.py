@@ -21,6 +21,8 @@ from tests.tracking.runs import Server
 LARGE = 1 << 29
 SPARE = 1 << 16
 DAY_S = 86_400
+BACK_AFTER = 2
+"""Updates after which a tracking server that was killed comes back."""
 EVERY = 67
 """A checkpoint of the drill's run is some 40 writing calls of a worker."""
 
@@ -238,7 +240,7 @@ class CorruptShard(Fault):
 
 
 class TrackingServer(Fault):
-    """The MLflow server is killed and comes back six updates later; nothing may fail."""
+    """The MLflow server is killed and comes back two updates later; nothing may fail."""
 
     def begin(self) -> None:
         super().begin()
@@ -251,7 +253,7 @@ class TrackingServer(Fault):
         self.server.kill()
 
     def watch(self, folder: Path) -> None:
-        if not self.back and self.job.updates(folder) >= min(self.update + 6, 16):
+        if not self.back and self.job.updates(folder) >= self.update + BACK_AFTER:
             self.back = True
             self.server.start()
 

@@ -49,6 +49,8 @@ class Job:
     """Its configuration."""
     stage: Callable[[Path], str]
     """How far it has come by what lies in its folder; `ENDED` once the last is written."""
+    updating: str
+    """The stage in which models are updated."""
     differences: Callable[[Path, Path], list[str]]
     """What differs between its folder and that of an undisturbed one."""
 
@@ -154,5 +156,5 @@ def _unfinished(folder: Path) -> list[str]:
     return [f"unfinished files: {', '.join(left)}"] if left else []
 
 
-RUN_JOB = Job("run", RUN, _run_stage, _run_differences)
-SWEEP_JOB = Job("sweep", SWEEP, _sweep_stage, _sweep_differences)
+RUN_JOB = Job("run", RUN, _run_stage, "training", _run_differences)
+SWEEP_JOB = Job("sweep", SWEEP, _sweep_stage, "trials", _sweep_differences)

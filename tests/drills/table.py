@@ -6,7 +6,7 @@ from tests.drills.drill import Drill
 
 
 def table(drills: Sequence[Drill]) -> str:
-    """Return a Markdown table: job, kind, how often hit and at which stages, how often survived, how the commands ended."""
+    """Return a Markdown table: job, kind, how often hit and at which stages, how often survived, exit codes."""
     lines = ["| job | kind | hit | survived | stage | exit codes |", "|---|---|---|---|---|---|"]
     for verb, kind in dict.fromkeys((drill.verb, drill.kind) for drill in drills):
         hit = [drill for drill in drills if (drill.verb, drill.kind) == (verb, kind) and drill.found]

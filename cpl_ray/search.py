@@ -38,6 +38,7 @@ class Watcher(Protocol):
     """Is told what happens, in the driver's main thread."""
 
     def started(self, trial: Trial) -> None: ...
+    def lost(self, trial: Trial) -> None: ...
     def evaluated(self, trial: Trial, record: Mapping[str, float]) -> None: ...
     def ended(self, trial: Trial) -> None: ...
 
@@ -109,8 +110,13 @@ class _Keeper(TrialProgressCallback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         index = trial.config["trial"]
-        self._began[index] = time.monotonic()
-        self._watcher.started(self._book.trials[index])
+        again = index in self._began
+        self._began.setdefault(index, time.monotonic())
+        if not again:
+            self._watcher.started(self._book.trials[index])
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._watcher.lost(self._book.trials[trial.config["trial"]])
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any

@@ -60,10 +60,12 @@ class SweepWatch:
         if for_programs(self._say):
             self._say("", event="trial_started", **_about(trial))
         self._show()
-        if trial.index in self._trackers:  # begun again after a loss; its records are followed already
-            return
         tracker = self._trackers[trial.index] = self._tracker(trial)
         tracker.follow(self._book.run_folder(trial) / "metrics.jsonl")
+
+    def lost(self, trial: Trial) -> None:
+        """Say that a trial begins again; its records are followed already."""
+        self._say(f"trial {trial.name}: a process of it was lost; it goes on", event="trial_lost", **_about(trial))
 
     def evaluated(self, trial: Trial, record: Mapping[str, float]) -> None:
         """Note an evaluation during a trial's training."""

@@ -1,6 +1,6 @@
 """Signals to one process of a kind, at a random moment of each stage in which such processes live.
 
-The moment is a time, or, in a stage that updates the model, every other one an update: most of that stage starts workers.
+The moment is a time; in a stage that updates the model every other one is an update, as it mostly starts things.
 """
 
 import json
@@ -24,7 +24,7 @@ from tests.ray.conftest import World, commands
 Lines = Mapping[psutil.Process, str]
 """Processes of a job with their command lines; the command itself is not among them."""
 Find = Callable[[Lines, Path], list[psutil.Process]]
-SHORT_S = 0.5
+SHORT_S = 2.0
 """A life below this in a stage is not aimed at."""
 SAMPLE_S = 0.1
 UNTIL = 0.9
@@ -41,7 +41,7 @@ def _rank(matches: Callable[[int], bool]) -> Find:
 
     def find(lines: Lines, folder: Path) -> list[psutil.Process]:
         numbers = []
-        for path in folder.glob("**/train/logs/rank_*.jsonl"):
+        for path in (*folder.glob("train/logs/rank_*.jsonl"), *folder.glob("trials/*/train/logs/rank_*.jsonl")):
             told = path.read_text().splitlines()
             if told and matches(int(path.stem.removeprefix("rank_"))):
                 with suppress(ValueError):  # half a line

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from cpl_ray.loading import load_config
-from tests.ray.conftest import AFTER_KILL_S, World, left_behind, until
+from tests.ray.conftest import AFTER_KILL_S, World, commands, left_behind, steps, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # minutes where other work takes the cores
 SWEEP = """\
@@ -135,6 +135,28 @@ def test_killed_and_resumed_sweep_is_the_same_sweep(world: World) -> None:
     point = next(one for one in after["points"] if one["point_id"] == after["best"]["point_id"])["point"]
     assert chosen.train.mastered_size == point["train.mastered_size"]
     assert chosen.data.assessment == str(folder)
+
+
+def test_a_trial_that_loses_its_controller_goes_on(world: World) -> None:
+    (world.folder / "lost.yaml").write_text(SWEEP)
+    folder = world.runs / "lost"
+    one = ("search.space={train.mastered_size: [10]}", "budget.max_forgetting=1", "budget.min_learned=0")
+    process = world.start("sweep", "lost.yaml", "run.name=lost", *one)
+    until(lambda: any((folder / "trials").glob("000/train/checkpoints/step_*")), 300)
+    (victim,) = [one for one, line in commands(process).items() if "TrainController" in line]
+    victim.kill()
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert "trial 000: a process of it was lost; it goes on" in said
+    assert [trial["state"] for trial in book(folder)["trials"]] == ["finished"]
+    trained = steps(folder / "trials" / "000")
+    assert trained == list(range(1, len(trained) + 1))
+    parent, (child,) = children(world, "lost")
+    assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
+    client = MlflowClient(f"sqlite:///{world.runs / 'mlflow.db'}")
+    points = client.get_metric_history(child.info.run_id, "train/loss_injection")
+    assert sorted(point.step for point in points) == trained
+    assert left_behind(process) == []
 
 
 def test_early_stopping_frees_what_stopped_trials_held(world: World) -> None:

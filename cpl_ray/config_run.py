@@ -17,7 +17,8 @@ class ClusterConfig(Section):
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     """CPUs reserved per worker."""
     max_failures: Annotated[int, Field(ge=-1)] = 2
-    """Restarts of the worker group after a crash, from the last checkpoint; -1: no limit."""
+    """Restarts of the worker group after a crash, from the last checkpoint, and of a trial that lost another process;
+    -1: no limit."""
     timeout_s: Annotated[int, Field(ge=10)] = 1800
     """Seconds after which a hanging collective ends the attempt."""
 

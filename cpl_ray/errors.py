@@ -32,6 +32,10 @@ class StorageError(UserError):
     """A place that cannot be written: full, read-only, or broken; nothing half-written counts. Exit code 1."""
 
 
+class ClusterError(UserError):
+    """Ray lost a process, a node or itself, or did not start; nothing is wrong with what was asked for. Exit code 1."""
+
+
 class ResumeError(UserError):
     """A run that cannot be continued as asked, refused before anything is loaded. Exit code 3."""
 

@@ -23,6 +23,7 @@ from ray.tune.search import Searcher
 from cpl_ray.config import Config
 from cpl_ray.config_run import SearchConfig
 from cpl_ray.errors import ConfigError, UserError
+from cpl_ray.losses import lost
 from cpl_ray.orphans import Orphans
 from cpl_ray.trial_book import TrialBook
 from cpl_ray.trials import Trial
@@ -257,9 +258,9 @@ def _driver(work: Work, folder: Path) -> Callable[[dict[str, Any]], None]:
         told.unlink(missing_ok=True)
         try:
             work(index)
-        except ray.exceptions.RayError:
-            raise
         except Exception as error:  # told by name: whatever a trial dies of must not end the sweep
+            if lost(error):
+                raise
             told.parent.mkdir(parents=True, exist_ok=True)
             told.write_text(f"{type(error).__name__}: {error}\n", "utf-8")
 

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import typer
 
 from cpl_ray.config import Config
-from cpl_ray.errors import StorageError, UserError
+from cpl_ray.errors import ClusterError, StorageError, UserError
 from cpl_ray.loading import load_config
 from cpl_ray.notices import notices
 from cpl_ray.rundir import RunDir, atomic_write_text
@@ -118,9 +118,11 @@ def execute(outcome: Outcome, work: Callable[[], dict[str, Any]], show: Callable
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(EXIT_FAILED) from None
     except Exception as error:  # the last line of defence: whatever happened becomes a message and an exit code
-        known = user_error(error)
+        known = user_error(error) or _loss(error)
         if isinstance(known, StorageError) and outcome.again:
             known = StorageError(f"{known} with: {outcome.again}")
+        if isinstance(known, ClusterError) and outcome.again:
+            known = ClusterError(f"{known}; continue with: {outcome.again}")
         if outcome.verbose or debugging():
             outcome.say(traceback.format_exc().rstrip(), event="traceback")
         if known is not None:
@@ -204,6 +206,16 @@ def user_error(error: BaseException) -> UserError | None:
         failures = attributes.get("worker_failures") or attributes.get("_worker_failures")
         waiting += list(failures.values()) if isinstance(failures, dict) else []
     return None
+
+
+def _loss(error: BaseException) -> ClusterError | None:
+    """Return the error for what Ray has lost; None where it has not, or does not run."""
+    if "ray" not in sys.modules:
+        return None
+    from cpl_ray.losses import lost
+
+    what = lost(error)
+    return ClusterError(f"Ray lost a process that the command needs ({what})") if what else None
 
 
 def _fail(outcome: Outcome, exit_code: int, kind: str, message: str, **more: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from cpl_ray.config import Config
-from cpl_ray.errors import ConfigError, UserError
+from cpl_ray.errors import ClusterError, ConfigError, UserError
 from cpl_ray.rundir import runs_folder
 from cpl_ray.stopwatch import phase
 from pipelines.interrupts import own_sigterm
@@ -140,6 +140,9 @@ def _start_here(needed: float, say: Callable[[str], None], dashboard: bool) -> b
         if "existing cluster" not in str(error):
             raise
         return False
+    except Exception as error:  # Ray raises that class itself
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ClusterError(f"Ray did not start on this machine: {reason}") from error
     say(f"started Ray on this machine with {slots} CPU slots")
     return True
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import typer
+from ray.exceptions import ActorDiedError
 
 from cpl_ray import lock
 from cpl_ray.config import Config
@@ -170,6 +171,13 @@ def test_an_interruption_says_how_to_continue(config: Path, capfd: pytest.Captur
     assert f"continue with: {command}" in capfd.readouterr().err
     assert end(config, fail(KeyboardInterrupt()), "train.checkpoint_every=null", resumable=True) == 130
     assert "continue with" not in capfd.readouterr().err
+
+
+def test_what_ray_lost_is_said_with_how_to_go_on(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert end(config, fail(ActorDiedError()), resumable=True) == 1
+    said = capfd.readouterr().err
+    assert "Ray lost a process that the command needs (The actor died unexpectedly before finishing this task.)" in said
+    assert f"; continue with: cpl train {config} run.name=a run.resume=true\n" in said
 
 
 def test_user_errors_are_found_inside_those_of_the_cluster() -> None:

@@ -1,6 +1,6 @@
 """`make drills`: blows to every kind of process, storage, clock and tracking server in the whole job and in a sweep.
 
-python -m tests.drills [--rounds N] [--seed S] [--job run|sweep] [--kind PART|PART]
+python -m tests.drills [--rounds N] [--seed S] [--job run|sweep] [--kind PART|PART] [--every-stage]
                        [--output FILE.json] [--markdown FILE.md]
 """
 
@@ -30,7 +30,8 @@ JOBS = {job.verb: job for job in (RUN_JOB, SWEEP_JOB)}
 def main() -> int:
     """Run the drills; exit code 1 if one was not survived."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=1, help="drills of each kind, and of each stage where it is one")
+    parser.add_argument("--rounds", type=int, default=1, help="drills of each kind")
+    parser.add_argument("--every-stage", action="store_true", help="hit each process in each of its stages, not in one")
     parser.add_argument("--seed", type=int, default=0, help="other moments")
     parser.add_argument("--job", choices=JOBS, help="only this one")
     parser.add_argument("--kind", default="", help="only kinds whose name holds this; several: split by |")
@@ -78,17 +79,20 @@ def cases(world: World, job: Job, chosen: argparse.Namespace) -> Iterator[tuple[
 
     (world.folder / job.config).write_text(job.text)
     lives = undisturbed(world, job, calm_run(world, job).name)
-    cells = [(cell, life) for cell, life in lives.items() if wanted(cell[0])]
-    for (kind, stage), (first, last) in cells:
+    for (kind, stage), (first, last) in lives.items():
         print(f"undisturbed {job.verb}, {kind}: lives from {first:.1f} to {last:.1f} s of {stage}", flush=True)
     updates = job.updates(calm_run(world, job))
     moment = random.Random(f"{chosen.seed} {job.verb}")
     for number in range(chosen.rounds):
-        for index, ((kind, stage), life) in enumerate(cells):
+        cells = [cell for cell in lives if wanted(cell[0])]
+        if not chosen.every_stage:
+            kinds = dict.fromkeys(kind for kind, _ in cells)
+            cells = [moment.choice([cell for cell in cells if cell[0] == kind]) for kind in kinds]
+        for index, (kind, stage) in enumerate(cells):
             name = f"blow-{job.verb}-{number}-{index}"
             place = world.folder / "faults" / name
             place.mkdir(parents=True)
-            delay_s, update = moment.uniform(*life), 0
+            delay_s, update = moment.uniform(*lives[kind, stage]), 0
             if stage == job.updating and number % 2 == 0:
                 delay_s, update = 0, moment.randint(1, updates - 2)
             yield name, kind, Blow(place, update, job=job, kind=kind, stage=stage, delay_s=delay_s)

@@ -1,4 +1,4 @@
-"""Signals to one process of a kind, at a random moment of each stage in which such processes live.
+"""Signals to one process of a kind, at a random moment of a stage in which such processes live.
 
 The moment is a time; in a stage that updates the model every other one is an update, as it mostly starts things.
 """
@@ -103,7 +103,7 @@ def undisturbed(world: World, job: Job, name: str) -> dict[tuple[str, str], tupl
 
 @dataclass(kw_only=True)
 class Blow(Fault):
-    """A signal to one process of a kind, `delay_s` into a stage and not before the given update."""
+    """A signal to one process of a kind, `delay_s` into a stage and not before the given update, or when it is over."""
 
     kind: str
     stage: str
@@ -119,11 +119,13 @@ class Blow(Fault):
         self.target: psutil.Process | None = None
 
     def due(self, folder: Path, process: Any) -> bool:
-        if self.job.stage(folder) != self.stage:
+        if self.job.stage(folder) == self.stage:
+            self.since = self.since or time.monotonic()
+            if time.monotonic() - self.since < self.delay_s or self.job.updates(folder) < self.update:
+                return False
+        elif self.since is None:
             return False
-        self.since = self.since or time.monotonic()
-        if time.monotonic() - self.since < self.delay_s or self.job.updates(folder) < self.update:
-            return False
+        # in the stage and late enough, or the stage was over sooner than it should have been
         targets = find(self.kind, process, folder, commands(process))
         self.target = random.Random(f"{self.place}").choice(targets) if targets else None
         return self.target is not None

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import RunStatus, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.store.db.utils import _initialize_tables as initialize_tables
 
 from cpl_ray import __version__
 from cpl_ray.atomic import atomic_write_text
@@ -116,10 +118,29 @@ def connect(uri: str) -> MlflowClient:
     """
     for name, level in _TALKATIVE.items():
         logging.getLogger(name).setLevel(level)
+    database = sqlite_path(uri)
     with store_lock(uri, "create"):
+        if database is not None and not database.exists():
+            _create(database)
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(view_type=ViewType.ACTIVE_ONLY, max_results=1)
     return client
+
+
+def _create(database: Path) -> None:
+    """Make an SQLite store, whole or not at all: one that MLflow was killed in making can never be opened again."""
+    # what killed processes have left: nobody else is here, thanks to the lock
+    for left in database.parent.glob(f".{database.name}.part-*"):
+        left.unlink()
+    part = database.with_name(f".{database.name}.part-{os.getpid()}")
+    engine = sqlalchemy.create_engine(sqlalchemy.URL.create("sqlite", database=str(part)))
+    try:
+        initialize_tables(engine)
+    finally:
+        engine.dispose()
+    with open(part, "rb") as stream:
+        os.fsync(stream.fileno())
+    part.rename(database)
 
 
 def open_store(uri: str) -> MlflowClient:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError
@@ -121,7 +122,7 @@ def sqlite_path(uri: str) -> Path | None:
     path = uri.removeprefix(prefix).partition("?")[0]
     if not uri.startswith(prefix) or not path or path == ":memory:":
         return None
-    return Path(path).expanduser().absolute()
+    return Path(unquote(path)).expanduser().absolute()  # as SQLAlchemy does
 
 
 def artifact_location(uri: str, run_root: Path) -> str | None:

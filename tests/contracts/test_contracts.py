@@ -148,9 +148,10 @@ def test_ray_data_works_in_threads_of_a_known_name() -> None:
 def test_tune_calls_back_where_the_book_is_kept() -> None:
     from ray import tune
 
-    for name in ("on_trial_start", "on_trial_result", "on_trial_complete", "on_trial_error", "on_step_end"):
+    for name in ("start", "result", "complete", "recover", "error"):
+        has(tune.Callback, f"on_trial_{name}", "ray", "search.py")
+    for name in ("on_step_end", "on_experiment_end"):
         has(tune.Callback, name, "ray", "search.py")
-    has(tune.Callback, "on_experiment_end", "ray", "search.py")
 
 
 def test_registry_has_aliases_and_logged_models() -> None:
@@ -165,6 +166,12 @@ def test_registry_has_aliases_and_logged_models() -> None:
         "log_outputs",
     ):
         has(MlflowClient, name, "mlflow", "registry.py, promotion.py and mlflow_entries.py")
+
+
+def test_mlflow_makes_the_tables_of_a_store_by_a_function_of_its_own() -> None:
+    from mlflow.store.db import utils
+
+    has(utils, "_initialize_tables", "mlflow", "mlflow_client.py")
 
 
 def test_mlflow_names_the_errors_that_are_told_apart() -> None:

@@ -95,6 +95,8 @@ def _run_differences(folder: Path, calm: Path) -> list[str]:
     faults = _of_training(folder, calm)
     mine, other = (json.loads((place / "result.json").read_text()) for place in (folder, calm))
     faults += [f"result.json: {key} differs" for key in ("learned", "forgotten") if mine[key] != other[key]]
+    if not (folder / "tracking.json").exists():
+        return [*faults, "MLflow has no run"]
     client, run, found = _tracked(folder)
     faults += found + _points(client, run, calm)
     versions = [one for one in client.search_model_versions("name='cpl-model'") if one.run_id == run.info.run_id]
@@ -111,6 +113,8 @@ def _sweep_differences(folder: Path, calm: Path) -> list[str]:
         faults += _of_training(folder / ours["run_dir"], calm / theirs["run_dir"])
     if mine["best"] != other["best"] or mine["state"] != "finished":
         faults.append(f"sweep.json: {mine['state']}, best is {mine['best']}")
+    if not (folder / "tracking.json").exists():
+        return [*faults, "MLflow has no run"]
     client, run, found = _tracked(folder)
     faults += found
     asked = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"

@@ -1,11 +1,15 @@
-"""A store that fails in the middle of a run: one warning in a sentence, nothing of MLflow's own tracebacks."""
+"""A store that fails in the middle of a run, or is lost in the making."""
 
 import logging
+import signal
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from cpl_ray.mlflow_client import connect
 from cpl_ray.tracking import Tracker
 from tests.tracking.runs import append, line, make_config, steps, wait_for
 
@@ -29,3 +33,24 @@ def test_a_failing_database_is_told_in_one_sentence(
     said = caplog.text + "".join(capfd.readouterr())
     assert "no such table" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("size", [0, 150_000, 500_000])
+def test_a_store_lost_in_the_making_is_made_again(tmp_path: Path, size: int, number: signal.Signals) -> None:
+    """MLflow changes the tables of a new database dozens of times; what stands half way it refuses for good."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    making = "import sys; from cpl_ray.mlflow_client import connect; print(flush=True); connect(sys.argv[1])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", making, uri],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    wait_for(lambda: any(path.stat().st_size > size for path in tmp_path.glob("*mlflow.db*")), 60)
+    process.send_signal(number)
+    process.communicate()
+    assert process.returncode
+    assert connect(uri).search_experiments()
+    assert [path.name for path in tmp_path.iterdir() if "part" in path.name] == []

@@ -28,6 +28,7 @@ from cpl_ray.notices import notices
 from cpl_ray.rundir import RunDir, atomic_write_text
 from cpl_ray.storage import storage_error
 from pipelines.interrupts import how_it_ended, terminated
+from pipelines.last_words import last_words
 from pipelines.voice import EventFormatter, Say, Voice
 
 EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE = 1, 2, 3
@@ -179,7 +180,8 @@ def run_stage(
         if resumable and config.train.checkpoint_every is not None:
             outcome.again = _again(outcome.verb, path, overrides or (), run.name)
         outcome.say(f"run folder: {run.root}", event="run_folder", run_dir=str(run.root))
-        return stage(run.named(config), run, outcome.say)
+        with last_words(outcome.again, as_json=outcome.as_json):
+            return stage(run.named(config), run, outcome.say)
 
     execute(outcome, work, lambda result: (show or show_headline)(result, outcome.run))
 

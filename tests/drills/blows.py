@@ -113,8 +113,8 @@ class Blow(Fault):
         super().begin()
         self.number = KINDS[self.kind][1]
         self.kills = self.number is signal.SIGKILL
-        code, word = OF_SIGNALS.get(self.number, (1, "."))
-        self.ends, self.said = (code,), f"{word}|leaving at once"
+        code, word = OF_SIGNALS.get(self.number, (1, "error: .*"))
+        self.ends, self.said = (code, -signal.SIGKILL), f"{word}; continue with: cpl|leaving at once"
         self.since: float | None = None
         self.target: psutil.Process | None = None
 

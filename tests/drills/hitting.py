@@ -71,7 +71,7 @@ def run_fault(world: World, name: str, kind: str, fault: Fault, calm: Path) -> D
     thread.join()
     code, said = found[0]
     killed = code == -signal.SIGKILL
-    faults = [] if killed else judged(code, said, fault.ends, fault.said)
+    faults = [] if killed and code not in fault.ends else judged(code, said, fault.ends, fault.said)
     exit_codes, messages = [code], [_last_line(said)] if code not in (0, -signal.SIGKILL) else []
     faults += [f"left behind: {line}" for line in left_behind(hit.process, AFTER_KILL_S)]
     fault.heal(hit.folder)

@@ -23,8 +23,9 @@ def lost(error: BaseException) -> str | None:
     one: BaseException | None = error
     while isinstance(one, BaseException) and id(one) not in seen:
         seen.add(id(one))
-        # an actor that could not even be made says the same, but for a reason of its own
-        if isinstance(one, _LOST) and not getattr(one, "actor_init_failed", False):
+        # an actor that could not even be made, and an object that cannot be read, say the same for reasons of their own
+        own = getattr(one, "actor_init_failed", False) or getattr(one, "traceback_str", None)
+        if isinstance(one, _LOST) and not own:
             return "; ".join(line.strip() for line in str(one).splitlines() if line.strip())[:_SHOWN]
         one = vars(one).get("cause") or one.__cause__
     return None

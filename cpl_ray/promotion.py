@@ -152,7 +152,7 @@ def rollback(config: Config, run_root: Path) -> RolledBack:
                 raise UserError(
                     f"version {earlier} of {name!r}, which version {present} replaced, has been deleted; nothing moved"
                 )
-            set_champion(client, name, earlier)
+            set_champion(client, name, earlier, present)
             time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             client.delete_model_version_tag(name, present, REPLACED)
             for version, key, value in ((present, "rolled_back_to", earlier), (earlier, "rolled_back_from", present)):
@@ -210,7 +210,7 @@ def _records(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _crown(client: MlflowClient, name: str, version: str, before: str | None) -> None:
-    set_champion(client, name, version)
+    set_champion(client, name, version, before)
     if before == version:
         return
     if before is not None:
@@ -219,21 +219,28 @@ def _crown(client: MlflowClient, name: str, version: str, before: str | None) ->
         client.delete_model_version_tag(name, version, REPLACED)
 
 
-def set_champion(client: MlflowClient, name: str, version: str) -> None:
-    """Move the alias, and look whether it stayed: on a server another client may have written at the same moment."""
+def set_champion(client: MlflowClient, name: str, version: str, before: str | None = None) -> None:
+    """Move the alias, and look whether it stayed: on a server another client may have written at the same moment.
+
+    Args:
+        client: of the registry.
+        name: registered model.
+        version: shall be champion.
+        before: is champion; None: nobody.
+    """
     refused: MlflowException | None = None
     try:
         client.set_registered_model_alias(name, CHAMPION, version)
-    except MlflowException as error:  # of two that make the first champion at once
+    except MlflowException as error:
         refused = error
     after = version_of(client, name, CHAMPION)
-    if refused is not None and after is None:
+    if refused is not None and after in (None, before):
         raise refused
-    if after != version:
+    if after != version:  # also where two make the first champion at once, which MLflow refuses the second
         raise UserError(
             f"another promotion made {_called(after)} of {name!r} champion at the moment when version {version} was "
             "to be; promote again if this one shall be it"
-        )
+        ) from refused
 
 
 def _version(client: MlflowClient, name: str, version: str) -> ModelVersion | None:

@@ -20,6 +20,7 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
+from cpl_ray.atomic import atomic_write_text
 from cpl_ray.config import Config
 from cpl_ray.config_run import SearchConfig
 from cpl_ray.errors import ConfigError, UserError
@@ -127,15 +128,17 @@ class _Keeper(TrialProgressCallback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         index = trial.config["trial"]
-        error = _error_file(self._book.folder, index)
-        if error.is_file():
-            self._failed(index, error.read_text("utf-8").strip())
+        told = _error_file(self._book.folder, index)
+        if told.is_file():
+            self._failed(index, told.read_text("utf-8").strip())
+        elif self._book.result_of(self._book.trials[index]) is None and not self._book.config.search.early_stopping:
+            self._failed(index, "it ended without a result")
         else:
             self._watcher.ended(self._book.ended(index, self._seconds(index)))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         index = trial.config["trial"]
-        self._failed(index, f"a process of it was lost {trial.num_failures} times")
+        self._failed(index, f"failed {trial.num_failures} times, the last with: {_last_line(trial.error_file)}")
 
     def _failed(self, index: int, error: str) -> None:
         self._watcher.ended(self._book.failed(index, self._seconds(index), error))
@@ -147,7 +150,7 @@ class _Keeper(TrialProgressCallback):
         self._orphans.release_all(_PATIENCE_S)
 
     def _seconds(self, index: int) -> float:
-        return round(time.monotonic() - self._began[index], 1)
+        return round(time.monotonic() - self._began.get(index, time.monotonic()), 1)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (tune.Callback, ())
@@ -255,16 +258,25 @@ def _driver(work: Work, folder: Path) -> Callable[[dict[str, Any]], None]:
     def trial(config: dict[str, Any]) -> None:
         index = config["trial"]
         told = _error_file(folder, index)
-        told.unlink(missing_ok=True)
         try:
+            told.unlink(missing_ok=True)
             work(index)
         except Exception as error:  # told by name: whatever a trial dies of must not end the sweep
             if lost(error):
                 raise
-            told.parent.mkdir(parents=True, exist_ok=True)
-            told.write_text(f"{type(error).__name__}: {error}\n", "utf-8")
+            try:
+                told.parent.mkdir(parents=True, exist_ok=True)
+                atomic_write_text(told, f"{type(error).__name__}: {error}\n")
+            except OSError:  # the disk may be the very thing that failed
+                raise error from None
 
     return trial
+
+
+def _last_line(path: str | None) -> str:
+    """Return the last line of what Tune wrote about a trial's failures."""
+    lines = Path(path).read_text("utf-8", errors="replace").split("\n") if path and Path(path).is_file() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "an unknown error")
 
 
 def _error_file(folder: Path, index: int) -> Path:

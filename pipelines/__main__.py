@@ -89,8 +89,8 @@ def main() -> None:
             message = {"type": "UsageError", "message": error.format_message()}
             print(json.dumps({"ok": False, "exit_code": EXIT_USAGE, "error": message}))
         code = EXIT_USAGE
-    except typer.Abort as error:  # also what the command line makes of a signal before a verb has begun
-        code = interrupts.how_it_ended()[0] if isinstance(error.__cause__, KeyboardInterrupt) else EXIT_FAILED
+    except typer.Abort:
+        code = EXIT_FAILED
     if code in interrupts.EXIT_CODES:
         interrupts.leave()
     sys.exit(code if isinstance(code, int) else 0)

@@ -1,6 +1,7 @@
 """What all verbs share: their arguments, what they print, and how a failure becomes a message and an exit code.
 
-Exit codes: 0 done; 1 failed while running; 2 the gate refused; 3 wrong usage or configuration; 130 interrupted.
+Exit codes: 0 done; 1 failed while running; 2 the gate refused; 3 wrong usage or configuration; 130 interrupted
+(Ctrl-C); 143 terminated (SIGTERM).
 Progress and messages go to stderr (with `--json` one JSON object a line, see `voice.py`); stdout carries results:
 tables, or with `--json` exactly one JSON object.
 """
@@ -27,7 +28,7 @@ from cpl_ray.loading import load_config
 from cpl_ray.notices import notices
 from cpl_ray.rundir import RunDir, atomic_write_text
 from cpl_ray.storage import storage_error
-from pipelines.interrupts import how_it_ended, terminated
+from pipelines.interrupts import how_it_ended, signalled
 from pipelines.last_words import last_words
 from pipelines.voice import EventFormatter, Say, Voice
 
@@ -107,13 +108,8 @@ def execute(outcome: Outcome, work: Callable[[], dict[str, Any]], show: Callable
             result = work()
         if not outcome.as_json:
             show(result)
-    except (KeyboardInterrupt, SystemExit) as error:
-        if isinstance(error, SystemExit) and not terminated():  # Ray's handler of SIGTERM, while Ray starts
-            raise
-        code, word = how_it_ended()
-        _fail(
-            outcome, code, type(error).__name__, word + (f"; continue with: {outcome.again}" if outcome.again else "")
-        )
+    except KeyboardInterrupt:
+        _fail_by_signal(outcome)
     except BrokenPipeError:
         # whoever read our output has gone (`cpl env | head`); nothing can be told any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -126,6 +122,8 @@ def execute(outcome: Outcome, work: Callable[[], dict[str, Any]], show: Callable
             known = ClusterError(f"{known}; continue with: {outcome.again}")
         if outcome.verbose or debugging():
             outcome.say(traceback.format_exc().rstrip(), event="traceback")
+        if signalled():  # Ray's processes may have been told as well, and have gone first
+            _fail_by_signal(outcome)
         if known is not None:
             if known.exit_code == EXIT_FAILED and outcome.run is not None:
                 _write_traceback(outcome.run.root)  # so that a list of runs can tell this one from an interrupted one
@@ -218,6 +216,12 @@ def _loss(error: BaseException) -> ClusterError | None:
 
     what = lost(error)
     return ClusterError(f"Ray lost a process that the command needs ({what})") if what else None
+
+
+def _fail_by_signal(outcome: Outcome) -> None:
+    code, word = how_it_ended()
+    more = f"; continue with: {outcome.again}" if outcome.again else ""
+    _fail(outcome, code, "KeyboardInterrupt", word + more)
 
 
 def _fail(outcome: Outcome, exit_code: int, kind: str, message: str, **more: str) -> None:

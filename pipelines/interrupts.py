@@ -29,7 +29,7 @@ HEARD_S = 1.0
 """Seconds for the thread that is told of signals to be told."""
 _ENDS = (signal.SIGINT, signal.SIGTERM)
 _SHOW_CURSOR = "\x1b[?25h"
-_terminated = False
+_came: set[int] = set()
 
 
 def see_to_the_end() -> None:
@@ -37,6 +37,8 @@ def see_to_the_end() -> None:
 
     Signals that are ignored, as Ctrl-C is in the background of a shell, stay so.
     """
+    # Ray's native handler of SIGTERM would take ours away when Ray is left, and abort three seconds after a signal
+    os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
     interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if terminates := signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
@@ -45,28 +47,36 @@ def see_to_the_end() -> None:
         os.set_blocking(tells, False)
         threading.Thread(target=_watch, args=(told,), name="interrupts", daemon=True).start()
         signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
-        os.register_at_fork(after_in_child=_be_nobodys)
+        os.register_at_fork(after_in_child=_reset_in_fork)
 
 
 def how_it_ended() -> tuple[int, str]:
     """Return exit code and word for a command that a signal ends: `(130, "interrupted")` or `(143, "terminated")`."""
-    return (EXIT_TERMINATED, "terminated") if _terminated else (EXIT_INTERRUPTED, "interrupted")
+    return (EXIT_TERMINATED, "terminated") if signal.SIGTERM in _came else (EXIT_INTERRUPTED, "interrupted")
 
 
-def terminated() -> bool:
-    """Tell whether SIGTERM has come, also if its handler is another's; the thread that is told may need a moment."""
-    deadline = time.monotonic() + HEARD_S
-    while not _terminated and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return _terminated
+def signalled() -> bool:
+    """Tell whether a signal has told the command to end; whatever fails after it, fails because of it."""
+    return bool(_came)
 
 
 @contextmanager
 def own_sigterm() -> Iterator[None]:
-    """Put our handler of SIGTERM back after the block: Ray sets one that exits on the spot."""
+    """Put our handler of SIGTERM back after the block, and do what it would have done: Ray sets one that exits.
+
+    Raises:
+        KeyboardInterrupt: SIGTERM came in the block.
+    """
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit:
+        deadline = time.monotonic() + HEARD_S
+        while not signalled() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if signalled():
+            raise KeyboardInterrupt from None
+        raise
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
@@ -82,20 +92,19 @@ def leave() -> NoReturn:
 
 
 def _terminate(number: int, frame: Any) -> None:
-    global _terminated
-    _terminated = True
+    _came.add(signal.SIGTERM)
     handler = signal.getsignal(signal.SIGINT)  # Ray Train's while it trains, Ray Tune's while it searches
     (handler if callable(handler) else signal.default_int_handler)(number, frame)
 
 
-def _be_nobodys() -> None:
-    """In a fork: tell the parent's thread nothing, and die of SIGTERM."""
+def _reset_in_fork() -> None:
+    """Tell the parent's thread nothing, and die of SIGTERM."""
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGTERM) is _terminate:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _watch(told: int) -> None:
-    global _terminated
     first: float | None = None
     while True:
         left = None if first is None else max(0.0, first + GRACE_S - time.monotonic())
@@ -104,7 +113,7 @@ def _watch(told: int) -> None:
         came = os.read(told, 64)
         if not any(number in came for number in _ENDS):
             continue
-        _terminated = _terminated or signal.SIGTERM in came  # whatever the main thread is doing
+        _came.update(number for number in _ENDS if number in came)  # whatever the main thread is doing
         if first is not None and time.monotonic() - first >= AGAIN_S:
             _drop("told to end twice")
         first = first or time.monotonic()

@@ -10,9 +10,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-_WAITING = "import sys; sys.stdin.buffer.read() or sys.stderr.write(sys.argv[1])"
+_WAITING = """
+import signal, sys
+for number in (signal.SIGINT, signal.SIGTERM):  # whoever stops a job may tell all its processes
+    signal.signal(number, signal.SIG_IGN)
+sys.stdin.buffer.read() or sys.stderr.write(sys.argv[1])
+"""
 _SHOW_CURSOR = "\x1b[?25h"
-_TEXT = "the command did not end by itself: it was killed, or its Ray was lost"
+_TEXT = "the command did not come to its end (killed, left at once, or its Ray was lost)"
 
 
 @contextmanager

@@ -134,7 +134,7 @@ def _start_here(needed: float, say: Callable[[str], None], dashboard: bool) -> b
     # nobody takes this machine away with notice: the watcher would be one more process that imports everything
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     try:
-        with own_sigterm(), _importing(*HEAVY):
+        with _importing(*HEAVY), own_sigterm():
             ray.init(num_cpus=slots, include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=False)
     except ValueError as error:
         if "existing cluster" not in str(error):

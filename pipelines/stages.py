@@ -22,6 +22,7 @@ from cpl_ray.stopwatch import Stopwatch, carve, measured, phase
 from cpl_ray.tracking import Tracker
 from pipelines.assessing import adopt_assessment, assess_items, encoder_of
 from pipelines.console import Say
+from pipelines.interrupts import signalled
 from pipelines.progress import training_progress
 from pipelines.session import one_ray_session, ray_session
 from pipelines.timing import say_timing
@@ -285,10 +286,7 @@ def tracked(config: Config, run: RunDir, tracker: Tracker | None = None) -> Iter
     tracker.log_params(config.model_dump())
     try:
         yield tracker
-    except KeyboardInterrupt:
-        tracker.finish("KILLED")
-        raise
-    except BaseException:
-        tracker.finish("FAILED")
+    except BaseException as error:
+        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) or signalled() else "FAILED")
         raise
     tracker.finish()

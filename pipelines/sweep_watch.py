@@ -11,6 +11,7 @@ from cpl_ray.tracking import Tracker
 from cpl_ray.trial_book import TrialBook, trial_config
 from cpl_ray.trials import Trial
 from pipelines.ages import duration
+from pipelines.interrupts import signalled
 from pipelines.stages import final_metrics
 from pipelines.sweep_view import SweepState, about
 from pipelines.voice import Say, for_programs, live_view
@@ -52,7 +53,7 @@ class SweepWatch:
         self._stack.close()
         for tracker in self._trackers.values():
             tracker.log_tags({"cpl_ray.state": "interrupted"})
-            tracker.finish("KILLED" if kind is KeyboardInterrupt else "FAILED")
+            tracker.finish("KILLED" if kind is KeyboardInterrupt or signalled() else "FAILED")
         self._trackers.clear()
 
     def started(self, trial: Trial) -> None:

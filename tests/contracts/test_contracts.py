@@ -112,6 +112,7 @@ def test_ray_train_tells_callbacks_of_reports() -> None:
     [
         ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "ray.train.v2", "trainer.py"),
         ("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "ray.train.v2", "pipelines/session.py"),
+        ("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "ray._private.ray_constants", "pipelines/interrupts.py"),
         ("TUNE_DISABLE_SIGINT_HANDLER", "ray.tune", "search.py"),
         ("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "ray.tune", "search.py"),
         ("RAY_AIR_NEW_OUTPUT", "ray.tune", "search.py"),

@@ -4,6 +4,7 @@ The moment is a time; in a stage that updates the model every other one is an up
 """
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -67,7 +68,9 @@ KINDS: dict[str, tuple[Find, signal.Signals]] = {
     "kill -9, the driver": (_driver, signal.SIGKILL),
     "SIGTERM to the driver": (_driver, signal.SIGTERM),
     "SIGINT to the driver": (_driver, signal.SIGINT),
+    "SIGTERM to all processes": (_driver, signal.SIGTERM),
 }
+EVERYBODY = "SIGTERM to all processes"
 
 
 def find(kind: str, process: Any, folder: Path, lines: Lines) -> list[psutil.Process]:
@@ -112,7 +115,8 @@ class Blow(Fault):
     def begin(self) -> None:
         super().begin()
         self.number = KINDS[self.kind][1]
-        self.kills = self.number is signal.SIGKILL
+        self.kills = self.number is signal.SIGKILL or self.kind == EVERYBODY
+        self.must_end = KINDS[self.kind][0] is _driver
         code, word = OF_SIGNALS.get(self.number, (1, "error: .*"))
         self.ends, self.said = (code, -signal.SIGKILL), f"{word}; continue with: cpl|leaving at once"
         self.since: float | None = None
@@ -132,5 +136,8 @@ class Blow(Fault):
 
     def strike(self, folder: Path, process: Any) -> None:
         assert self.target is not None
-        with suppress(psutil.NoSuchProcess):  # it has just ended by itself
-            self.target.send_signal(self.number)
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):  # it has just ended by itself
+            if self.kind == EVERYBODY:
+                os.killpg(process.pid, self.number)
+            else:
+                self.target.send_signal(self.number)

@@ -42,6 +42,8 @@ class Fault:
     job: Job = RUN_JOB
     ends: tuple[int, ...] = (1, 3)
     """Exit codes of a command that the fault has ended: failed while running, or refused."""
+    must_end: bool = False
+    """Whether the command may not go on as if nothing had happened."""
     kills: bool = False
     """Whether a process is killed, after which nobody can clean up its temporary files."""
     said: str = "this fault lets no command fail"

@@ -18,6 +18,8 @@ from tests.ray.conftest import AFTER_KILL_S, World, left_behind, marked
 SHOWN = 500
 TIMEOUT_S = 900
 ATTEMPTS = 4
+AT_LAST_S = 5.0
+"""Seconds in which a command that was about to end may end with 0."""
 REFUSED = (1, 3)
 """Exit codes of a continuation that finds what the fault has left."""
 
@@ -31,7 +33,7 @@ class Hit:
         self.process = world.start(
             fault.job.verb, fault.job.config, *_where(fault, name), stderr=subprocess.PIPE, **places
         )
-        self.stage, self.updates, self.at_s = "", 0, 0.0
+        self.stage, self.updates, self.at_s, self.struck_at = "", 0, 0.0, 0.0
 
     def struck(self) -> bool:
         """Wait for the moment, strike, and wait for the end; False if the command ended before."""
@@ -41,7 +43,7 @@ class Hit:
                 self.stage, self.updates = self.fault.job.stage(self.folder), self.fault.job.updates(self.folder)
                 self.at_s = round(time.monotonic() - started, 1)
                 self.fault.strike(self.folder, self.process)
-                done = True
+                self.struck_at, done = time.monotonic(), True
             elif done:
                 self.fault.watch(self.folder)
             time.sleep(0.02)
@@ -72,6 +74,8 @@ def run_fault(world: World, name: str, kind: str, fault: Fault, calm: Path) -> D
     code, said = found[0]
     killed = code == -signal.SIGKILL
     faults = [] if killed and code not in fault.ends else judged(code, said, fault.ends, fault.said)
+    if was_hit and fault.must_end and code == 0 and time.monotonic() - hit.struck_at > AT_LAST_S:
+        faults.append("went on as if nothing had happened")
     exit_codes, messages = [code], [_last_line(said)] if code not in (0, -signal.SIGKILL) else []
     faults += [f"left behind: {line}" for line in left_behind(hit.process, AFTER_KILL_S)]
     fault.heal(hit.folder)

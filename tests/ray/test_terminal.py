@@ -4,6 +4,8 @@ import json
 import os
 import pty
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -48,3 +50,44 @@ def test_ended_on_a_terminal(world: World, number: signal.Signals, code: int, wo
     tracked = json.loads((world.runs / word / "tracking.json").read_text())
     assert MlflowClient(tracked["uri"]).get_run(tracked["run_id"]).info.status == "KILLED"
     assert left_behind(process) == []
+
+
+AFTERWARDS = """
+import sys, time
+from typing import Any
+import typer
+from cpl_ray.config import Config
+from pipelines import interrupts
+from pipelines.console import Outcome, execute
+from pipelines.session import ray_session
+interrupts.see_to_the_end()
+outcome = Outcome("env")
+def work() -> dict[str, Any]:
+    with ray_session(Config(model="m"), outcome.say, storage=False):
+        pass
+    print("ready", flush=True)
+    time.sleep(1000)
+    return {}
+try:
+    execute(outcome, work, print)
+except typer.Exit as ended:
+    sys.exit(ended.exit_code)
+"""
+
+
+def test_sigterm_is_ours_after_ray_has_been_left(world: World) -> None:
+    """As `cpl run` registers: Ray's native handler had taken ours away by then."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", AFTERWARDS],
+        cwd=world.folder,
+        env=world.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.terminate()
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 143, said
+    assert said.splitlines()[-1] == "error: terminated"

@@ -83,6 +83,7 @@ def on_actors(
     dataset.context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns of bars that are off
+    logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)  # logs a traceback of what it raises as well
     made = dataset.map_batches(
         ModelActor,
         fn_constructor_kwargs={

@@ -27,5 +27,6 @@ def lost(error: BaseException) -> str | None:
         own = getattr(one, "actor_init_failed", False) or getattr(one, "traceback_str", None)
         if isinstance(one, _LOST) and not own:
             return "; ".join(line.strip() for line in str(one).splitlines() if line.strip())[:_SHOWN]
-        one = vars(one).get("cause") or one.__cause__
+        inner = vars(one)
+        one = inner.get("cause") or inner.get("controller_failure") or one.__cause__
     return None

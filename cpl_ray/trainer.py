@@ -21,7 +21,8 @@ from cpl_ray.assessment import Assessment, in_denominator
 from cpl_ray.checkpoint import CHECKPOINTS, check_resumable, latest_checkpoint
 from cpl_ray.config import Config
 from cpl_ray.encoding import Encoder
-from cpl_ray.errors import DataError, UserError
+from cpl_ray.errors import ClusterError, DataError, UserError
+from cpl_ray.losses import lost
 from cpl_ray.measures import COUNTS
 from cpl_ray.network import AcrossNodes
 from cpl_ray.run_log import LOGS, Place, event, logged
@@ -66,7 +67,7 @@ def train(
         DataError: a training part is empty.
         ResumeError: the newest checkpoint does not fit this run.
         NonFiniteError: a loss or gradient was not finite.
-        UserError: the workers failed more often than `cluster.max_failures`.
+        UserError: the workers failed more often than `cluster.max_failures`; ClusterError if Ray lost them each time.
         KeyboardInterrupt: Ctrl-C; the workers are ended.
     """
     checkpoint = latest_checkpoint(run_folder / CHECKPOINTS)
@@ -137,7 +138,9 @@ def _fit(trainer: TorchTrainer, run_folder: Path) -> dict[str, Any]:
         with _interruptible():
             result: Any = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise UserError(_failure(error, run_folder / FAILURE)) from error
+        told = _failure(error, run_folder / FAILURE)
+        causes = error.worker_failures.values() if isinstance(error, ray.train.WorkerGroupError) else [error]
+        raise (ClusterError if all(map(lost, causes)) else UserError)(told) from error
     summary = result.return_value
     if not isinstance(summary, dict):
         raise UserError(f"training ended without a result; the workers' logs are in {run_folder / LOGS}")

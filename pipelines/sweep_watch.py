@@ -1,13 +1,14 @@
 """What the driver of a sweep or comparison does while trials run: their MLflow runs, and telling the user."""
 
 import json
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from cpl_ray.rundir import RunDir
-from cpl_ray.tracking import Tracker
+from cpl_ray.tracking import Status, Tracker
 from cpl_ray.trial_book import TrialBook, trial_config
 from cpl_ray.trials import Trial
 from pipelines.ages import duration
@@ -16,8 +17,10 @@ from pipelines.stages import final_metrics
 from pipelines.sweep_view import SweepState, about
 from pipelines.voice import Say, for_programs, live_view
 
+_OWED_S = 60.0
+"""Seconds at the end for what a lost tracking server has not got of trials that ended meanwhile."""
 _TOLD = ("step", "learned", "forgotten", "score")
-_STATUS: dict[str, Literal["FINISHED", "FAILED", "KILLED"]] = {
+_STATUS: dict[str, Status] = {
     "finished": "FINISHED",
     "failed": "FAILED",
     "stopped": "KILLED",
@@ -39,6 +42,7 @@ class SweepWatch:
         self._trackers: dict[int, Tracker] = {}
         self._state = SweepState(book, concurrency)
         self._stack = ExitStack()
+        self._owed: list[tuple[Tracker, Status]] = []
 
     def __enter__(self) -> "SweepWatch":
         self._view = self._stack.enter_context(live_view(self._say))
@@ -55,6 +59,10 @@ class SweepWatch:
             tracker.log_tags({"cpl_ray.state": "interrupted"})
             tracker.finish("KILLED" if kind is KeyboardInterrupt or signalled() else "FAILED")
         self._trackers.clear()
+        deadline = time.monotonic() + _OWED_S
+        for tracker, status in self._owed:  # the server may have come back
+            if (left := deadline - time.monotonic()) > 0:
+                tracker.finish(status, timeout_s=left)
 
     def started(self, trial: Trial) -> None:
         """Open the trial's child run and follow its metrics."""
@@ -120,7 +128,10 @@ class SweepWatch:
             tracker.log_artifacts(folder / "train" / "failure.txt")
         state = "stopped_early" if trial.state == "stopped" else trial.state
         tracker.log_tags({"cpl_ray.state": state})
-        tracker.finish(_STATUS.get(trial.state, "FAILED"))
+        status = _STATUS.get(trial.state, "FAILED")
+        tracker.finish(status)
+        if tracker.lost is not None:
+            self._owed.append((tracker, status))
 
     def _line(self, trial: Trial) -> str:
         said = [f"trial {trial.name} {trial.state:<8} {about(trial)} seed={trial.seed}"]

@@ -76,6 +76,7 @@ def test_lines_for_people_and_events_for_programs(book: SweepBook) -> None:
     watch = SweepWatch(book, Quiet(), say, concurrency=2)  # type: ignore[arg-type]
     with watch:
         watch.ended(book.failed(1, 30.0, "NonFiniteError: the injection loss is nan\nmore"))
+        watch.lost(book.trials[0])
     (event, message, fields) = said[0]
     assert event == "trial_ended"
     assert message == (
@@ -83,6 +84,31 @@ def test_lines_for_people_and_events_for_programs(book: SweepBook) -> None:
         "NonFiniteError: the injection loss is nan | 2 of 4, about 30 s left"
     )
     assert (fields["index"], fields["state"], fields["point"]["train.mastered_size"]) == (1, "failed", 100)
+
+
+def test_what_a_lost_server_lacks_of_an_ended_trial_is_sent_at_the_end(book: SweepBook) -> None:
+    class Lost:
+        """A tracker whose server is away when the trial ends, and back when the sweep does."""
+
+        def __init__(self) -> None:
+            self.lost: str | None = "connection refused"
+            self.closed: list[str] = []
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *args, **more: None
+
+        def finish(self, status: str, *, timeout_s: float = 5.0) -> None:
+            self.closed.append(status)
+
+    away, here = Lost(), Lost()
+    here.lost = None
+    watch = SweepWatch(book, away, lambda *args, **more: None, concurrency=2)  # type: ignore[arg-type]
+    with watch:
+        watch._trackers |= {1: away, 2: here}  # type: ignore[dict-item]
+        for index in (1, 2):
+            watch.ended(book.failed(index, 30.0, "no"))
+        assert (away.closed, here.closed) == (["FAILED"], ["FAILED"])
+    assert (away.closed, here.closed) == (["FAILED", "FAILED"], ["FAILED"])
 
 
 def test_the_table(book: SweepBook, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 import pytest
-from ray.exceptions import ActorDiedError, NodeDiedError, RayTaskError, WorkerCrashedError
+from ray.exceptions import ActorDiedError, NodeDiedError, RaySystemError, RayTaskError, WorkerCrashedError
+from ray.train import ControllerError
 
 from cpl_ray.errors import DataError, UserError
 from cpl_ray.losses import lost
@@ -27,6 +28,11 @@ def remote(cause: Exception) -> RayTaskError:
         (lambda: NodeDiedError("the node\n  has gone\n"), "the node; has gone"),
         (lambda: remote(WorkerCrashedError()), "The worker died unexpectedly"),
         (lambda: raised(UserError("assessing failed"), ActorDiedError()), "The actor died unexpectedly"),
+        (
+            lambda: raised(UserError("training failed"), ControllerError(ActorDiedError())),
+            "The actor died unexpectedly",
+        ),
+        (lambda: RaySystemError("cannot read it", "Traceback: no module"), None),
         (lambda: remote(DataError("no items")), None),
         (lambda: remote(DataError("no items")).as_instanceof_cause(), None),
         (lambda: ActorDiedError(remote(DataError("no model"))), None),

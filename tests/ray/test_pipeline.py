@@ -100,7 +100,7 @@ def kill_worker_and_driver(world: World, name: str) -> Path:
     def workers() -> list[Any]:
         return [one for one, line in commands(process).items() if "RayTrainWorker" in line]
 
-    until(lambda: len(steps(folder)) >= 5, 120)
+    until(lambda: len(steps(folder)) >= 5, 240)
     first = workers()
     assert len(first) == 2
     first[1].kill()

@@ -227,7 +227,7 @@ class Tracker:
                 self._records.popleft()
         if self._lost is not None:
             _log.info(f"MLflow at {redact(uri)} answers again; everything missing was sent")
-        self._lost, self._backoff_s = None, 1.0
+        self._lost, self._backoff_s, self._retry_at = None, 1.0, 0.0
 
     def _reach(self, uri: str) -> tuple[MlflowClient, TrackedRun]:
         """Return client and run; after a start or a failure first learn what MLflow has of the run already."""

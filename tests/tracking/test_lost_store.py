@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from cpl_ray.mlflow_client import connect
 from cpl_ray.tracking import Tracker
@@ -33,6 +34,24 @@ def test_a_failing_database_is_told_in_one_sentence(
     said = caplog.text + "".join(capfd.readouterr())
     assert "no such table" in said
     assert "Traceback" not in said
+
+
+def test_a_store_that_comes_back_at_the_end_closes_the_run(tmp_path: Path, run_dir: Path) -> None:
+    tracker = Tracker.open(make_config(tmp_path), run_dir, resume=False)
+    with sqlite3.connect(tmp_path / "mlflow.db") as store:
+        store.execute("ALTER TABLE metrics RENAME TO hidden")
+    tracker.follow(run_dir / "metrics.jsonl", poll_s=0.05)
+    for step in range(1, 4):  # each time it fails the next try is later
+        append(run_dir, line(step))
+        wait_for(lambda: tracker.lost is not None)
+        assert not tracker.flush(1.0)
+    with sqlite3.connect(tmp_path / "mlflow.db") as store:
+        store.execute("ALTER TABLE hidden RENAME TO metrics")
+    tracker.finish()
+    run = tracker.run
+    assert run is not None
+    assert steps(run) == [1, 2, 3]
+    assert MlflowClient(run.uri).get_run(run.run_id).info.status == "FINISHED"
 
 
 def bytes_of(path: Path) -> int:

@@ -110,7 +110,7 @@ def _watch(told: int) -> None:
         left = None if first is None else max(0.0, first + GRACE_S - time.monotonic())
         if not select.select((told,), (), (), left)[0]:
             _drop(f"something still hangs {GRACE_S:g} seconds after the command was {how_it_ended()[1]}")
-        came = os.read(told, 64)
+        came = os.read(told, 1)  # one signal at a time: two in one look are two
         if not any(number in came for number in _ENDS):
             continue
         _came.update(number for number in _ENDS if number in came)  # whatever the main thread is doing

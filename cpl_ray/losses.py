@@ -2,7 +2,7 @@
 
 from ray import exceptions
 
-_SHOWN = 400
+_SHOWN_CHARACTERS = 400
 _LOST = (
     exceptions.ActorPlacementGroupRemoved,
     exceptions.LocalRayletDiedError,
@@ -26,7 +26,7 @@ def lost(error: BaseException) -> str | None:
         # an actor that could not even be made, and an object that cannot be read, say the same for reasons of their own
         own = getattr(one, "actor_init_failed", False) or getattr(one, "traceback_str", None)
         if isinstance(one, _LOST) and not own:
-            return "; ".join(line.strip() for line in str(one).splitlines() if line.strip())[:_SHOWN]
+            return "; ".join(line.strip() for line in str(one).splitlines() if line.strip())[:_SHOWN_CHARACTERS]
         inner = vars(one)
         one = inner.get("cause") or inner.get("controller_failure") or one.__cause__
     return None

@@ -16,7 +16,6 @@ from mlflow import MlflowClient
 from mlflow.entities import RunStatus, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, ErrorCode
-from mlflow.store.db.utils import _initialize_tables as initialize_tables
 
 from cpl_ray import __version__
 from cpl_ray.atomic import atomic_write_text
@@ -129,6 +128,8 @@ def connect(uri: str) -> MlflowClient:
 
 def _create(database: Path) -> None:
     """Make an SQLite store, whole or not at all: one that MLflow was killed in making can never be opened again."""
+    from mlflow.store.db.utils import _initialize_tables as initialize_tables  # servers' users need none of it
+
     # what killed processes have left: nobody else is here, thanks to the lock
     for left in database.parent.glob(f".{database.name}.part-*"):
         left.unlink()

@@ -55,9 +55,13 @@ def how_it_ended() -> tuple[int, str]:
     return (EXIT_TERMINATED, "terminated") if signal.SIGTERM in _came else (EXIT_INTERRUPTED, "interrupted")
 
 
-def signalled() -> bool:
-    """Tell whether a signal has told the command to end; whatever fails after it, fails because of it."""
-    return bool(_came)
+def signalled(error: BaseException | None = None) -> bool:
+    """Tell whether a signal has told the command to end: whatever fails after one, fails because of it.
+
+    Args:
+        error: what ended the command or a part of it; the thread that is told of signals may be later than Ctrl-C's.
+    """
+    return isinstance(error, KeyboardInterrupt) or bool(_came)
 
 
 @contextmanager

@@ -287,6 +287,6 @@ def tracked(config: Config, run: RunDir, tracker: Tracker | None = None) -> Iter
     try:
         yield tracker
     except BaseException as error:
-        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) or signalled() else "FAILED")
+        tracker.finish("KILLED" if signalled(error) else "FAILED")
         raise
     tracker.finish()

@@ -57,7 +57,7 @@ class SweepWatch:
         self._stack.close()
         for tracker in self._trackers.values():
             tracker.log_tags({"cpl_ray.state": "interrupted"})
-            tracker.finish("KILLED" if kind is KeyboardInterrupt or signalled() else "FAILED")
+            tracker.finish("KILLED" if signalled(error) else "FAILED")
         self._trackers.clear()
         deadline = time.monotonic() + _OWED_S
         for tracker, status in self._owed:  # the server may have come back

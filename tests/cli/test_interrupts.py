@@ -101,25 +101,22 @@ def ready(process: "subprocess.Popen[str]", line: str = "ready") -> None:
     assert process.stdout.readline().strip() == line
 
 
-def test_what_hangs_after_ctrl_c_is_left() -> None:
-    process = start(STUCK, "1", "default_int_handler")
+@pytest.mark.parametrize(
+    ("interrupts", "number", "code", "word"),
+    [
+        ("default_int_handler", signal.SIGINT, 130, "interrupted"),
+        ("default_int_handler", signal.SIGTERM, 143, "terminated"),
+        ("SIG_IGN", signal.SIGTERM, 143, "terminated"),
+    ],
+)
+def test_what_hangs_after_a_signal_is_left(interrupts: str, number: signal.Signals, code: int, word: str) -> None:
+    process = start(STUCK, "1", interrupts)
     ready(process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     ready(process, "dropped")
     err = process.communicate()[1]
-    assert process.returncode == 130
-    assert err.startswith("error: something still hangs 1 seconds after the command was interrupted: leaving at once")
-
-
-def test_sigterm_does_the_same_also_where_interrupts_are_ignored() -> None:
-    for interrupts in ("default_int_handler", "SIG_IGN"):
-        process = start(STUCK, "1", interrupts)
-        ready(process)
-        process.send_signal(signal.SIGTERM)
-        ready(process, "dropped")
-        err = process.communicate()[1]
-        assert process.returncode == 143
-        assert err.startswith("error: something still hangs 1 seconds after the command was terminated: leaving")
+    assert process.returncode == code
+    assert err.startswith(f"error: something still hangs 1 seconds after the command was {word}: leaving at once")
 
 
 @pytest.mark.parametrize("moment", ["starting", "started"])

@@ -30,6 +30,7 @@ SHORT_S = 2.0
 SAMPLE_S = 0.1
 UNTIL = 0.9
 """Share of a life in which to hit: the next may be shorter."""
+EVERYBODY = "SIGTERM to all processes"
 OF_SIGNALS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
 
 
@@ -68,9 +69,8 @@ KINDS: dict[str, tuple[Find, signal.Signals]] = {
     "kill -9, the driver": (_driver, signal.SIGKILL),
     "SIGTERM to the driver": (_driver, signal.SIGTERM),
     "SIGINT to the driver": (_driver, signal.SIGINT),
-    "SIGTERM to all processes": (_driver, signal.SIGTERM),
+    EVERYBODY: (_driver, signal.SIGTERM),
 }
-EVERYBODY = "SIGTERM to all processes"
 
 
 def find(kind: str, process: Any, folder: Path, lines: Lines) -> list[psutil.Process]:

@@ -12,26 +12,24 @@ from mlflow.entities import Run
 
 from tests.ray.conftest import steps, weights
 
-RUN = """\
+_BOTH = """\
 model: model
 data: {items: items.jsonl}
 split: {mastered_validation: 0.3, mastered_test: 0.3}
 assess: {scorer: exact_match, max_new_tokens: 4}
 train: {micro_batch_size: 2, mastered_batch_size: 8, refresh: 2, epochs: 4, checkpoint_every: 2}
 evaluate: {every: 4}
-optimizer: {lr: 1.0e-4, weight_decay: 0.1}
-cluster: {num_workers: 2}
+"""
+RUN = f"""\
+{_BOTH}\
+optimizer: {{lr: 1.0e-4, weight_decay: 0.1}}
+cluster: {{num_workers: 2}}
 zero_stage: 2
 """
-SWEEP = """\
-model: model
-data: {items: items.jsonl}
-split: {mastered_validation: 0.3, mastered_test: 0.3}
-assess: {scorer: exact_match, max_new_tokens: 4}
-train: {micro_batch_size: 2, mastered_batch_size: 8, refresh: 2, epochs: 4, checkpoint_every: 2}
-evaluate: {every: 4}
-optimizer: {weight_decay: 0.1}
-budget: {max_forgetting: 1, min_learned: 0}
+SWEEP = f"""\
+{_BOTH}\
+optimizer: {{weight_decay: 0.1}}
+budget: {{max_forgetting: 1, min_learned: 0}}
 search:
   space:
     optimizer.lr: [1.0e-4, 3.0e-4]
@@ -51,8 +49,8 @@ class Job:
     """How far it has come by what lies in its folder; `ENDED` once the last is written."""
     updating: str
     """The stage in which models are updated."""
-    differences: Callable[[Path, Path], list[str]]
-    """What differs between its folder and that of an undisturbed one."""
+    compare: Callable[[Path, Path], list[str]]
+    """What differs between its folder, which knows its MLflow run, and that of an undisturbed one."""
 
     @property
     def config(self) -> str:
@@ -61,6 +59,10 @@ class Job:
     def updates(self, folder: Path) -> int:
         """Return the updates in metrics.jsonl, of all trials together."""
         return sum(len(steps(place)) for place in (folder, *sorted(folder.glob("trials/*"))))
+
+    def differences(self, folder: Path, calm: Path) -> list[str]:
+        """Return what differs between its folder and that of an undisturbed one."""
+        return self.compare(folder, calm) if (folder / "tracking.json").exists() else ["MLflow has no run"]
 
     def done(self, folder: Path) -> bool:
         """Tell whether a command that ended with 0 has done all: in a sweep a trial may have failed."""
@@ -95,8 +97,6 @@ def _run_differences(folder: Path, calm: Path) -> list[str]:
     faults = _of_training(folder, calm)
     mine, other = (json.loads((place / "result.json").read_text()) for place in (folder, calm))
     faults += [f"result.json: {key} differs" for key in ("learned", "forgotten") if mine[key] != other[key]]
-    if not (folder / "tracking.json").exists():
-        return [*faults, "MLflow has no run"]
     client, run, found = _tracked(folder)
     faults += found + _points(client, run, calm)
     versions = [one for one in client.search_model_versions("name='cpl-model'") if one.run_id == run.info.run_id]
@@ -113,8 +113,6 @@ def _sweep_differences(folder: Path, calm: Path) -> list[str]:
         faults += _of_training(folder / ours["run_dir"], calm / theirs["run_dir"])
     if mine["best"] != other["best"] or mine["state"] != "finished":
         faults.append(f"sweep.json: {mine['state']}, best is {mine['best']}")
-    if not (folder / "tracking.json").exists():
-        return [*faults, "MLflow has no run"]
     client, run, found = _tracked(folder)
     faults += found
     asked = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"

@@ -27,6 +27,18 @@ class Collectives:
         """Return the largest value over ranks."""
         return int(self._reduce([value], dist.ReduceOp.MAX)[0])
 
+    def texts(self, text: str) -> list[str]:
+        """Return the text of each rank, by rank."""
+        data = text.encode()
+        longest = self.max(len(data))
+        if self.world_size == 1 or longest == 0:
+            return [text] * self.world_size
+        own = torch.zeros(longest, dtype=torch.uint8, device=self._device)
+        own[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
+        found = [torch.empty_like(own) for _ in range(self.world_size)]
+        dist.all_gather(found, own)
+        return [bytes(one.tolist()).rstrip(b"\0").decode() for one in found]
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         self.sum([0.0])

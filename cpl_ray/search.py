@@ -26,6 +26,7 @@ from cpl_ray.config_run import SearchConfig
 from cpl_ray.errors import ConfigError, UserError
 from cpl_ray.losses import lost
 from cpl_ray.orphans import Orphans
+from cpl_ray.shared_storage import Mark, marked, problem_here
 from cpl_ray.trial_book import TrialBook
 from cpl_ray.trials import Trial
 
@@ -205,18 +206,22 @@ def run_trials(book: TrialBook, work: Work, *, concurrency: int, watcher: Watche
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "3600")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by the watcher
-    remaining = book.at_most - len(book.ended_trials)
-    if remaining <= 0 or book.done:
+    if book.at_most <= len(book.ended_trials) or book.done:
         return
     for left in book.folder.glob(".tune-*"):  # by a driver that was killed
         shutil.rmtree(left, ignore_errors=True)
+    with marked(book.folder) as mark:
+        _tune(book, tune.with_resources(_driver(work, book.folder, mark), _DRIVER), concurrency, _Keeper(book, watcher))
+
+
+def _tune(book: TrialBook, trial: Any, concurrency: int, keeper: "_Keeper") -> None:
     scratch = book.folder / f".tune-{time.time_ns()}"
     tuner = tune.Tuner(
-        tune.with_resources(_driver(work, book.folder), _DRIVER),
+        trial,
         tune_config=tune.TuneConfig(
             search_alg=_FromBook(book),
             scheduler=early_stopping(book.config.search),
-            num_samples=remaining,
+            num_samples=book.at_most - len(book.ended_trials),
             max_concurrent_trials=concurrency,
             # its imports take longer than many a training; where a trial is stopped its process has to die with it
             reuse_actors=not book.config.search.early_stopping,
@@ -226,7 +231,7 @@ def run_trials(book: TrialBook, work: Work, *, concurrency: int, watcher: Watche
             name="tune",
             storage_path=str(scratch),
             verbose=0,
-            callbacks=[_Keeper(book, watcher)],
+            callbacks=[keeper],
             failure_config=tune.FailureConfig(max_failures=book.config.cluster.max_failures),
         ),
     )
@@ -252,11 +257,13 @@ def early_stopping(search: SearchConfig) -> ASHAScheduler | None:
     )
 
 
-def _driver(work: Work, folder: Path) -> Callable[[dict[str, Any]], None]:
+def _driver(work: Work, folder: Path, mark: Mark) -> Callable[[dict[str, Any]], None]:
     """Return the function that Tune calls in a trial's own process, again if that or Ray Train's controller is lost."""
 
     def trial(config: dict[str, Any]) -> None:
         index = config["trial"]
+        if problem := problem_here(mark):
+            raise ConfigError(problem)  # Tune keeps it: a file of ours would lie where nobody sees it
         told = _error_file(folder, index)
         try:
             told.unlink(missing_ok=True)

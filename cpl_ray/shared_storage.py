@@ -1,11 +1,15 @@
 """Is a folder the same one on every node? Each node writes there, reads it back, and sees what the driver wrote.
 
 A run folder that only looks shared (the same path on each machine's own disk) is found out before the run, not when
-the first checkpoint lacks the parts of other nodes.
+the first checkpoint lacks the parts of other nodes. Nodes that join later, in the place of lost ones or because the
+cluster grows, are tried by the first process that is to write there.
 """
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,16 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 _NODE_TIMEOUT_S = 60.0
+_PREFIX = ".cpl-storage-"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a driver has left in a folder, and where that driver is."""
+
+    folder: str
+    name: str
+    node: str
 
 
 def check_shared(folder: Path) -> list[str]:
@@ -26,7 +40,7 @@ def check_shared(folder: Path) -> list[str]:
     Returns:
         A problem a node, with its address; empty where all is well. The driver's own problem comes alone.
     """
-    name = f".cpl-storage-{secrets.token_hex(8)}"
+    name = f"{_PREFIX}{secrets.token_hex(8)}"
     mark = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +57,44 @@ def check_shared(folder: Path) -> list[str]:
         ]
     finally:
         for left in folder.glob(f"{name}*"):
-            left.unlink(missing_ok=True)
+            with suppress(OSError):  # a node's file that this machine may not delete has been told
+                left.unlink(missing_ok=True)
+
+
+@contextmanager
+def marked(folder: Path) -> Iterator[Mark]:
+    """Leave a mark in `folder` while the block runs, by which processes on other nodes know the folder again.
+
+    Marks that a killed driver left are deleted: only one driver works in a run's folder.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{_PREFIX}*"):
+        left.unlink(missing_ok=True)
+    mark = Mark(str(folder), f"{_PREFIX}{secrets.token_hex(8)}", ray.get_runtime_context().get_node_id())
+    path = folder / mark.name
+    path.write_text(mark.name, "utf-8")
+    try:
+        yield mark
+    finally:
+        with suppress(OSError):  # what hinders deleting it has hindered more than that
+            path.unlink(missing_ok=True)
+
+
+def problem_here(mark: Mark) -> str | None:
+    """Return, on any node, why the folder of `mark` is not the one that its driver sees, with this node's address.
+
+    The driver's own node is taken to see what it sees. Nothing is left in the folder.
+    """
+    node = ray.get_runtime_context().get_node_id()
+    if node == mark.node:
+        return None
+    problem = try_folder(mark.folder, mark.name, f"{node}-{secrets.token_hex(4)}")
+    if problem is None:
+        return None
+    return f"run.dir is not on storage that every node shares: node {ray.util.get_node_ip_address()}: {problem}"
 
 
 def number_of_nodes() -> int:
@@ -51,8 +102,8 @@ def number_of_nodes() -> int:
     return sum(bool(node["Alive"]) for node in ray.nodes())
 
 
-def visit(folder: str, name: str, node: str) -> str | None:
-    """On a node: look for the driver's mark, write one's own and read it back; return what is wrong."""
+def try_folder(folder: str, name: str, own: str) -> str | None:
+    """Look for the driver's mark `name`; write a file of one's own, read it back, delete it. Return what is wrong."""
     place = Path(folder)
     try:
         if (place / name).read_text("utf-8") != name:
@@ -61,17 +112,38 @@ def visit(folder: str, name: str, node: str) -> str | None:
         return f"what this machine wrote to {folder} is not to be seen there"
     except OSError as error:
         return f"cannot read {folder}: {error.strerror or error}"
-    own = place / f"{name}-{node}"
     try:
-        with open(own, "w", encoding="utf-8") as stream:
-            stream.write(node)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if own.read_text("utf-8") != node:
+        path = _leave(folder, name, own)
+        if path.read_text("utf-8") != own:
             return f"what it writes to {folder} reads differently"
     except OSError as error:
         return f"cannot write to {folder}: {error.strerror or error}"
+    try:
+        path.unlink()
+    except OSError as error:
+        return f"cannot delete what it wrote to {folder}: {error.strerror or error}"
     return None
+
+
+def visit(folder: str, name: str, node: str) -> str | None:
+    """On a node: try the folder, and leave a file there for the driver to see; return what is wrong."""
+    if problem := try_folder(folder, name, node):
+        return problem
+    try:
+        _leave(folder, name, node)
+    except OSError as error:
+        return f"cannot write to {folder}: {error.strerror or error}"
+    return None
+
+
+def _leave(folder: str, name: str, own: str) -> Path:
+    """Write a file beside the mark `name`, flushed to disk."""
+    path = Path(folder, f"{name}-{own}")
+    with open(path, "w", encoding="utf-8") as stream:
+        stream.write(own)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return path
 
 
 def _ask(node: str, folder: Path, name: str) -> Any:
@@ -86,7 +158,15 @@ def _told(answer: Any, mark: Path, node: str) -> str | None:
         problem: str | None = ray.get(answer, timeout=_NODE_TIMEOUT_S)
     except ray.exceptions.RayError as error:
         return f"did not answer within {_NODE_TIMEOUT_S:g} s ({type(error).__name__})"
+    if problem is not None:
+        return problem
     own = mark.with_name(f"{mark.name}-{node}")
-    if problem is None and not (own.is_file() and own.read_text("utf-8") == node):
+    try:
+        if own.read_text("utf-8") != node:
+            return f"what it wrote to {mark.parent} reads differently on this machine"
+        own.unlink()
+    except FileNotFoundError:
         return f"what it wrote to {mark.parent} is not to be seen on this machine"
-    return problem
+    except OSError as error:
+        return f"this machine cannot read and delete what it wrote to {mark.parent}: {error.strerror or error}"
+    return None

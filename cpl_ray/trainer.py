@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from cpl_ray.measures import COUNTS
 from cpl_ray.network import AcrossNodes
 from cpl_ray.run_log import LOGS, Place, event, logged
 from cpl_ray.rundir import atomic_write_text
+from cpl_ray.shared_storage import marked
 from cpl_ray.streams import encoded_stream, scored_stream
 from cpl_ray.worker import train_worker
 
@@ -64,6 +66,7 @@ def train(
         probe: what is measured inside the loop (probes/build.py); it may look at M train whatever the rule.
 
     Raises:
+        ConfigError: a worker lies on a node that does not share the run folder.
         DataError: a training part is empty.
         ResumeError: the newest checkpoint does not fit this run.
         NonFiniteError: a loss or gradient was not finite.
@@ -125,7 +128,9 @@ def train(
     with logged(run_folder, Place(run_folder.name, step=checkpoint.step if checkpoint is not None else 0)):
         _log.info("training is handed to Ray", extra=event("submitted", zero_stage=config.running_zero_stage, **about))
         try:
-            summary = _fit(trainer, run_folder)
+            with marked(run_folder / "train") as mark:
+                job["mark"] = asdict(mark)
+                summary = _fit(trainer, run_folder)
         except BaseException as error:  # only told, Ctrl-C too
             _log.error(f"{type(error).__name__}: {error}", extra=event("failed"))
             raise

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import ray.train
 
 from cpl_ray.bulk import uncollected
 from cpl_ray.config import Config
-from cpl_ray.errors import UserError
+from cpl_ray.errors import ConfigError, UserError
 from cpl_ray.inside_budget import INSIDE_BUDGET
 from cpl_ray.items import Item
 from cpl_ray.run_log import Place, event, logged
 from cpl_ray.rundir import atomic_write_text
+from cpl_ray.shared_storage import Mark, problem_here
 from cpl_ray.streams import StreamSource, blocks_of
 
 SUMMARY = Path("train", "summary.json")
@@ -27,7 +29,8 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         job: `config` (the configuration as a dict), `run_folder` (absolute, shared), `scorer`, `max_length` (tokens),
-            `num_rows` (rows by stream name), `probe` (probes/build.py; None: none).
+            `num_rows` (rows by stream name), `probe` (probes/build.py; None: none), `mark` (the fields of a
+            shared_storage.Mark in the run folder).
 
     Returns:
         The summary of the run, or `{"error": [class name, message]}` for a failure that no restart would mend: Ray
@@ -35,8 +38,10 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     """
     run_folder = Path(job["run_folder"])
     place = Place(run_folder.name, ray.train.get_context().get_world_rank())
-    with logged(run_folder, place):
+    problem = problem_here(Mark(**job["mark"]))
+    with logged(run_folder, place) if problem is None else nullcontext():  # nothing is made on storage of its own
         try:
+            _agree(problem)
             return _train(job, place)
         except UserError as error:
             _log.error(f"{type(error).__name__}: {error}", extra=event("failed"))
@@ -44,6 +49,21 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         except Exception as error:  # only told; Ray decides whether to try again
             _log.error(f"{type(error).__name__}: {error}", extra=event("failed"), exc_info=True)
             raise
+
+
+def _agree(problem: str | None) -> None:
+    """Raise on every worker what one of them found wrong with the run folder, so that none waits for another.
+
+    Raises:
+        ConfigError: one found something; names the nodes.
+    """
+    from ray.train.torch import get_device  # imports torch
+
+    from cpl_ray.collectives import Collectives
+
+    device: Any = get_device()
+    if told := dict.fromkeys(text for text in Collectives(device).texts(problem or "") if text):
+        raise ConfigError("; ".join(told))
 
 
 def _train(job: dict[str, Any], place: Place) -> dict[str, Any]:

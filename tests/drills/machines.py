@@ -266,7 +266,8 @@ def main() -> int:
         os.execvpe(command[0], command, {**os.environ, INSIDE: "1"})
     subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)  # where `ip netns` keeps names
     ip("link", "set", "lo", "up")
-    ip("link", "add", "bridge", "type", "bridge")
+    # of its own, or it takes the lowest of its ports', and machines that come and go change the client's
+    ip("link", "add", "bridge", "address", "02:00:00:00:00:fe", "type", "bridge")
     ip("link", "set", "bridge", "up")
     ip("address", "add", f"{NETWORK}.{CLIENT}/24", "dev", "bridge")
     world = World(Path(tempfile.mkdtemp(prefix="cpl-m-", dir="/tmp")))  # short: sockets lie below it

@@ -32,6 +32,19 @@ ray.init(log_to_driver=False)
 print(json.dumps(check_shared(Path(sys.argv[1]))))
 """
 
+MARKED = """\
+import json, sys, ray
+from pathlib import Path
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
+from cpl_ray.shared_storage import marked, problem_here
+ray.init(log_to_driver=False)
+ask = ray.remote(problem_here)
+with marked(Path(sys.argv[1])) as mark:
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    asked = [ask.options(num_cpus=0, scheduling_strategy=On(node, soft=False)).remote(mark) for node in nodes]
+    print(json.dumps(sorted(found for found in ray.get(asked) if found)))
+"""
+
 
 def check_shared(nodes: Nodes, folder: Path) -> list[str]:
     problems: list[str] = json.loads(nodes.ask(CHECK, str(folder)))
@@ -75,6 +88,8 @@ def test_folder_that_one_node_does_not_share(
     third = nodes.add("unshare", "-m", "sh", "-c", inside, str(folder))
     try:
         assert check_shared(nodes, folder) == [f"node {address()}: {said.format(folder=folder)}"]
+        told = f"run.dir is not on storage that every node shares: node {address()}: {said.format(folder=folder)}"
+        assert json.loads(nodes.ask(MARKED, str(folder))) == [told]
         if inside == PRIVATE:
             arguments = ("train", "train.yaml", f"run.dir={folder}", "run.name=torn")
             _, error = world.cpl(*arguments, exit_code=3, **nodes.environment)
@@ -85,6 +100,28 @@ def test_folder_that_one_node_does_not_share(
         nodes.lose(third)
         nodes.wait()
     assert list(folder.glob(".cpl-storage*")) == []
+
+
+@pytest.mark.skipif(not mounts.possible(), reason=mounts.WHY_NOT)
+def test_node_that_joins_later_is_tried_by_the_worker_that_it_gets(world: World, tmp_path: Path, trained: Path) -> None:
+    runs, place = tmp_path / "runs", Path(tempfile.mkdtemp(prefix="cpl-", dir="/tmp"))
+    runs.mkdir()
+    try:
+        with cluster(place / "ray", count=1) as one:
+            arguments = ("train", "train.yaml", f"run.dir={runs}", "run.name=late")
+            process = world.start(*arguments, stderr=subprocess.PIPE, **one.environment)
+            until(lambda: list(runs.glob("late/train/.cpl-storage-*")), 180)  # it waits for room for two workers
+            one.add("unshare", "-m", "sh", "-c", PRIVATE, str(runs))
+            _, said = process.communicate(timeout=300)
+        assert process.returncode == 3, said
+        assert (
+            f"run.dir is not on storage that every node shares: node {address()}: what this machine wrote to " in said
+        )
+        assert "Traceback" not in said
+        assert list(runs.glob("late/train/.cpl-storage-*")) == []
+        assert not (runs / "late" / "train" / "checkpoints").exists()
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def test_lost_node_is_replaced_and_changes_nothing(nodes: Nodes, world: World, trained: Path) -> None:

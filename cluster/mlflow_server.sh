@@ -5,6 +5,9 @@
 #   MLFLOW_ARTIFACTS_DESTINATION  s3://BUCKET/FOLDER (needs boto3), or a folder
 #   MLFLOW_S3_ENDPOINT_URL        of a store that is not Amazon's (MinIO, Ceph); keys: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY
 #   MLFLOW_HOST, MLFLOW_PORT      127.0.0.1 and 5000; another host only behind something that asks who is there
+#   MLFLOW_SERVER_ALLOWED_HOSTS   needed with another host: the names and addresses that clients write in MLFLOW_TRACKING_URI,
+#                                 with the port, separated by commas, e.g. mlflow.example:5000,10.*; others get 403. With it
+#                                 127.0.0.1 must be named too
 #   MLFLOW_WORKERS                4 processes
 #   PYTHON                        python
 # Clients need MLFLOW_TRACKING_URI=http://HOST:PORT and nothing else: models go through the server.
@@ -35,6 +38,11 @@ case $MLFLOW_ARTIFACTS_DESTINATION in
 esac
 case $MLFLOW_HOST in
   127.*|localhost|::1) ;;
-  *) echo "warning: whoever reaches $MLFLOW_HOST:$MLFLOW_PORT can change runs and promote models" >&2 ;;
+  *)
+    [ -n "${MLFLOW_SERVER_ALLOWED_HOSTS:-}" ] || fail "MLFLOW_HOST is $MLFLOW_HOST, but MLFLOW_SERVER_ALLOWED_HOSTS is not\
+ set: MLflow refuses requests by a name that is not in it; name what clients call this server,\
+ e.g. MLFLOW_SERVER_ALLOWED_HOSTS=mlflow.example:$MLFLOW_PORT,localhost:$MLFLOW_PORT"
+    echo "warning: whoever reaches $MLFLOW_HOST:$MLFLOW_PORT can change runs and promote models" >&2
+    ;;
 esac
 exec "$PYTHON" -m mlflow server --artifacts-destination "$MLFLOW_ARTIFACTS_DESTINATION"

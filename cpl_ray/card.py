@@ -1,6 +1,7 @@
 """The model card: README.md in the model folder, with what the model knew before and after, held-out first."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,7 +54,7 @@ def write_card(model_folder: Path, result: Mapping[str, Any], config: Config, ma
 
 def base_model_name(model: str) -> str:
     """Return a hub id as it is and of a local folder its name only."""
-    if _HUB_ID.fullmatch(model) and not Path(model).exists():
+    if _HUB_ID.fullmatch(model) and not os.path.exists(model):
         return model
     return Path(model).expanduser().resolve().name or "model"
 

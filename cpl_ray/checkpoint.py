@@ -6,7 +6,9 @@
 
 import hashlib
 import json
+import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +28,7 @@ CHECKPOINTS = Path("train", "checkpoints")
 FORMAT_VERSION = 2
 """Of checkpoints; those without a version are of the first."""
 RNG = "rng."
+_MANIFEST = "manifest.json"
 PARTS = ".step_*.part"
 """Checkpoints being written, and what is left of those that were not finished."""
 
@@ -60,15 +63,23 @@ class Checkpoint:
         return json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
 
     def verify(self) -> None:
-        """Compare every file with its digest.
+        """Compare what lies in the folder with the manifest: these files and no others, each with its digest.
+
+        DeepSpeed chooses by itself which of the files it reads, so none may lie there that nobody has vouched for. All
+        are written before the folder takes its name, and nothing is added afterwards.
 
         Raises:
-            ResumeError: a file is missing or was changed.
+            ResumeError: a file is missing, was changed or added, or is a link.
         """
-        for name, digest in self.files.items():
-            path = self.folder / name
-            if not path.is_file() or _sha256(path) != digest:
-                raise _damaged(self.folder, path)
+        found = dict(_entries(self.folder))
+        for name in self.files:
+            if name not in found:
+                raise _damaged(self.folder, self.folder / name)
+        for name, regular in found.items():
+            if not regular or name not in self.files:
+                raise _foreign(self.folder, self.folder / name)
+            if _sha256(self.folder / name) != self.files[name]:
+                raise _damaged(self.folder, self.folder / name)
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:
@@ -77,16 +88,16 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     Raises:
         ResumeError: its manifest is damaged.
     """
-    found = sorted(path for path in folder.glob("step_*") if (path / "manifest.json").is_file())
+    found = sorted(path for path in folder.glob("step_*") if (path / _MANIFEST).is_file())
     if not found:
         return None
-    path = found[-1] / "manifest.json"
+    path = found[-1] / _MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
         step, world_size, zero_stage = (int(manifest[name]) for name in ("step", "world_size", "zero_stage"))
         version = int(manifest.get("format_version", 1))
         return Checkpoint(found[-1], step, world_size, zero_stage, dict(manifest["files"]), version)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise _damaged(found[-1], path) from error
 
 
@@ -156,10 +167,10 @@ def _complete(part: Path, step: int, world_size: int, zero_stage: int, state: di
     """Add the loop's state and, last, the digests of all files; everything is on disk when this returns."""
     (part / "state.json").write_text(json.dumps(state), encoding="utf-8")
     flush_files(part)
-    files = {str(p.relative_to(part)): _sha256(p) for p in sorted(part.rglob("*")) if p.is_file()}
+    files = {name: _sha256(part / name) for name, _ in sorted(_entries(part))}
     about = {"format_version": FORMAT_VERSION, "step": step, "world_size": world_size, "zero_stage": zero_stage}
     manifest = {**about, "files": files}
-    atomic_write_text(part / "manifest.json", json.dumps(manifest, indent=1))
+    atomic_write_text(part / _MANIFEST, json.dumps(manifest, indent=1))
 
 
 def _check_room(engine: Saves, comm: Collectives, folder: Path) -> None:
@@ -219,6 +230,27 @@ def _damaged(folder: Path, path: Path) -> ResumeError:
         f"checkpoint file {path} is missing or damaged; delete the folder {folder.name} "
         "to resume from the checkpoint before it"
     )
+
+
+def _foreign(folder: Path, path: Path) -> ResumeError:
+    return ResumeError(
+        f"checkpoint {folder} holds {path.relative_to(folder)}, which its manifest does not list as a file, and is not "
+        f"loaded; delete that if you know what it is, or delete the folder {folder.name} to resume from the checkpoint "
+        "before it"
+    )
+
+
+def _entries(folder: Path) -> Iterator[tuple[str, bool]]:
+    """Yield all that lies in a checkpoint but folders and its manifest: relative path, and whether it is a file.
+
+    A link is none, wherever it points to, and is not followed.
+    """
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            relative = path.relative_to(folder).as_posix()
+            if path.is_symlink() or (name in files and relative != _MANIFEST):
+                yield relative, path.is_file() and not path.is_symlink()
 
 
 def _rank_file(folder: Path, rank: int) -> Path:

@@ -12,7 +12,7 @@ from cpl_ray.config_methods import MASTERED, AdapterConfig, GuardConfig, Mastere
 from cpl_ray.config_propose import ProposeConfig
 from cpl_ray.config_run import BudgetConfig, ClusterConfig, RunSection, SearchConfig, TrackingConfig
 from cpl_ray.config_study import StudyConfig
-from cpl_ray.config_types import Every, PositiveInt, Section, Share
+from cpl_ray.config_types import Count, Every, PositiveInt, Processes, Section, Seed, Share
 
 
 class DataConfig(Section):
@@ -70,7 +70,7 @@ class SplitConfig(Section):
     """Share of mastered items for headline forgetting; looked at once, at the end."""
     injection_held_out: Share = 0.0
     """Share of injection items that training never sees."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the split."""
 
     @model_validator(mode="after")
@@ -111,14 +111,14 @@ class AssessConfig(Section):
     the model answer greedily in its own words (docs/beyond_multiple_choice.md)."""
     batch_size: PositiveInt = 16
     """Sequences per forward pass of one scoring process; where prompts are shared, as many as cost no more."""
-    num_actors: PositiveInt | None = None
+    num_actors: Processes | None = None
     """Scoring processes; null: `cluster.num_workers`."""
     max_new_tokens: PositiveInt = 32
     """Longest generated answer in tokens; items whose answer is longer cannot be scored. Only `exact_match` and
     `token_f1`."""
     min_f1: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Smallest token F1 (best over the accepted answers) that counts as right. Only `token_f1`."""
-    permutations: Annotated[int, Field(ge=0)] = 0
+    permutations: Annotated[int, Field(ge=0, le=1000)] = 0
     """Further option orders under which an item must be answered rightly to count as mastered. Only `letter_logit`."""
 
 
@@ -164,7 +164,7 @@ class TrainConfig(Section):
     """Mastered items per forward pass of one worker; null: `micro_batch_size`."""
     shuffle: bool = True
     """A new order of the items every epoch, by seed; false: file order."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of orders, dropout and any random choice of training."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type; master parameters, moments and reductions are float32 either way."""
@@ -172,7 +172,7 @@ class TrainConfig(Section):
     """Clip the injection gradient (unmasked) to this norm; null: no clipping."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Learning-rate schedule after warm-up, down to zero at the planned last update."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Count = 0
     """Updates over which the rate rises linearly from zero."""
     checkpoint_every: Every | None = "epoch"
     """Updates between checkpoints, or each `epoch`; null: none (the run cannot be resumed)."""

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from cpl_ray.config_types import PositiveInt, Section
+from cpl_ray.config_types import Processes, Section, Seed
 
 Rate = Annotated[float, Field(gt=0)]
 
@@ -30,7 +30,7 @@ class CompareConfig(Section):
     """Values of `optimizer.lr` that every method is tuned over, by M validation."""
     method_rates: dict[str, list[Rate]] = {}
     """Other rates for single methods, e.g. `lora: [1e-3, 3e-3]`; the table says so."""
-    seeds: list[int] = []
+    seeds: list[Seed] = []
     """Training seeds: rates are tuned with the first, the chosen rate is run with all; empty: `train.seed` alone."""
-    max_concurrent_trials: PositiveInt | None = None
+    max_concurrent_trials: Processes | None = None
     """Trials at once; null: as many as the cluster has room for."""

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from cpl_ray.config_types import PositiveInt, Section, Share
+from cpl_ray.config_types import PositiveInt, Section, Seed, Share
 
 
 class ProposeConfig(Section):
@@ -26,7 +26,7 @@ class ProposeConfig(Section):
     """Temperature at which questions are sampled; answers are greedy."""
     max_prompt_tokens: PositiveInt = 64
     """Longest sampled question in tokens."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the sampled questions and of the choice of held-out items."""
 
     @field_validator("template")

@@ -2,31 +2,49 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from cpl_ray.config_types import PositiveInt, Section, Share
+from cpl_ray.config_types import MOST, PositiveInt, Processes, Section, Seed, Share
+
+_OF_MLFLOW = ("mlartifacts", "mlruns")
+_DATABASE = "mlflow.db"
+"""With its journals; the default store lies in `run.dir`, beside the runs."""
+
+
+def _not_of_mlflow(name: str) -> str:
+    """Refuse names under which the default MLflow store lies: overwriting such a run would delete all models."""
+    small = name.lower()  # some file systems do not tell A from a
+    if small in _OF_MLFLOW or small.startswith(_DATABASE):
+        raise ValueError(
+            f"run.name: {name!r} is a place of MLflow's store in run.dir; choose a name other than "
+            f"{', '.join(_OF_MLFLOW)} and {_DATABASE}…"
+        )
+    return name
+
+
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"), AfterValidator(_not_of_mlflow)]
 
 
 class ClusterConfig(Section):
     """What the run asks of Ray."""
 
-    num_workers: PositiveInt = 1
+    num_workers: Processes = 1
     """Training processes (one GPU each where GPUs are used)."""
     use_gpu: bool = False
     """Give each worker and each scoring process one GPU."""
-    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    cpus_per_worker: Annotated[float, Field(gt=0, le=10_000)] = 1.0
     """CPUs reserved per worker."""
-    max_failures: Annotated[int, Field(ge=-1)] = 2
+    max_failures: Annotated[int, Field(ge=-1, le=MOST)] = 2
     """Restarts of the worker group after a crash, from the last checkpoint, and of a trial that lost another process;
     -1: no limit."""
-    timeout_s: Annotated[int, Field(ge=10)] = 1800
+    timeout_s: Annotated[int, Field(ge=10, le=10**7)] = 1800
     """Seconds after which a hanging collective ends the attempt."""
 
 
 class RunSection(Section):
     """Name and place of the run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")] | None = None
+    name: _Name | None = None
     """Name of the run folder; null: a new unique name. An existing name is refused unless `resume` or `overwrite`."""
     dir: str = "runs"
     """Folder of all runs; on several nodes a path that every node shares."""
@@ -72,9 +90,9 @@ class SearchConfig(Section):
     `{uniform: [low, high]}`, `{loguniform: [low, high]}`; two whole numbers make a range of whole numbers."""
     algorithm: Literal["auto", "grid", "random", "optuna"] = "auto"
     """`auto`: `grid` if the space holds grids only, else `optuna`."""
-    trials: PositiveInt = 12
+    trials: Annotated[int, Field(ge=1, le=100_000)] = 12
     """Points to try. No effect with `grid`, which tries every combination."""
-    seeds: list[int] = []
+    seeds: list[Seed] = []
     """Training seeds that every point is run with, for intervals; empty: `train.seed` alone."""
     objectives: list[Literal["learned", "forgotten"]] = ["learned", "forgotten"]
     """What `optuna` improves: the share learned (more), the share of M validation forgotten (less), or both."""
@@ -82,9 +100,9 @@ class SearchConfig(Section):
     """Stop trials that do worse than others after equally many evaluations (ASHA)."""
     grace_evaluations: PositiveInt = 2
     """Evaluations before a trial may be stopped early."""
-    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    reduction_factor: Annotated[int, Field(ge=2, le=MOST)] = 3
     """Of so many trials one goes on at each rung of early stopping."""
-    max_concurrent_trials: PositiveInt | None = None
+    max_concurrent_trials: Processes | None = None
     """Trials at once; null: as many as the cluster has room for."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the sampled points."""

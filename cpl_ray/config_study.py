@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from cpl_ray.config_types import Every, PositiveInt, Section, Share
+from cpl_ray.config_types import Every, PositiveInt, Section, Seed, Share
 
 Rate = Annotated[float, Field(gt=0)]
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
@@ -27,7 +27,7 @@ class StudyConfig(Section):
     """Alarm: a layer's classes change more often than this per update, on the average of a window. Only `stability`."""
     stagnation: Share = 0.95
     """Alarm: more than this share of a layer keeps its class through a whole window. Only `stability`."""
-    seeds: list[int] = []
+    seeds: list[Seed] = []
     """Two training seeds; empty: `train.seed` and the one after it. Only `transfer`."""
     models: list[str] = []
     """Further base models whose layers are compared with those of `model`. Only `transfer`."""
@@ -51,7 +51,7 @@ class StudyConfig(Section):
     """JSONL file of other wordings: `id` and `question` (filled into a template), or `prompt` or `cloze` (asked as it
     stands); an id may stand there several times. Items may also bring their own in a column `paraphrases`. Only
     `generalisation`."""
-    rounds: Annotated[int, Field(ge=2)] = 3
+    rounds: Annotated[int, Field(ge=2, le=1000)] = 3
     """Parts, cut by `split.seed`, that the injection set is injected in, each into the model of the part before. Only
     `sequential` and `consumption`."""
     keep_learned: bool = True

@@ -13,7 +13,7 @@ from cpl_ray.encoded import Encoded, Request
 from cpl_ray.errors import ConfigError
 from cpl_ray.image_places import Ids, ImagePlaces, check_places, spliced
 from cpl_ray.items import LETTERS, Item, RowError
-from cpl_ray.prompts import asked, render, without
+from cpl_ray.prompts import asked, check_words_shown, render, without
 
 __all__ = ["GENERATING", "SCORERS", "Encoded", "Encoder", "Request"]
 
@@ -79,9 +79,9 @@ class Encoder:
         self.vision = vision
         self._splice: Ids = ()
         self._known: dict[tuple[str, bool], Ids] = {}
+        self._shown: set[bool] = set()
         self.prompt = prompt
-        self.max_length = max_length
-        self.over_long = over_long
+        self.max_length, self.over_long = max_length, over_long
         self.append_eos = append_eos
         self._end: Ids = (tokenizer.eos_token_id,) if append_eos else ()
         self._end_ids = {tokenizer.bos_token_id, tokenizer.eos_token_id}
@@ -197,10 +197,11 @@ class Encoder:
 
     def _encode(self, item: Item) -> _Parts:
         """Encode an item as it is, however long."""
-        image_text = "" if self.vision is None else self.vision.image_text
-        text, templated = render(
-            item, scorer=self.scorer, prompt=self.prompt, tokenizer=self.tokenizer, image_text=image_text
-        )
+        image = "" if self.vision is None else self.vision.image_text
+        words, prompt = self.tokenizer, self.prompt
+        text, templated = render(item, scorer=self.scorer, prompt=prompt, tokenizer=words, image_text=image)
+        if templated and (item.image is not None) not in self._shown:  # once for each form of prompt
+            self._shown.add(check_words_shown(words, item))
         if item.kind in ("completion", "chat"):
             return _Parts(text, *self._training_pair(text, item.target, not templated))
         if self.scorer == "letter_logit":

@@ -38,12 +38,13 @@ def snapshot(folder: str | Path | None = None) -> dict[str, Any]:
     """Describe this process's environment as a JSON-serialisable mapping, without importing torch.
 
     Args:
-        folder: whose git commit is asked for; None: the working folder.
+        folder: where the user's own files are; None: the working folder.
 
     Returns:
         `versions` (distribution to version, null where not installed), `python`, `platform`, `machine`, `num_cpus`
         (usable by this process), `memory_bytes`, `gpus` (name, memory and driver of each), `git` (`commit` and
-        `dirty`, or null outside a repository), `variables`.
+        `dirty` of the repository that cpl-ray runs from, null where it is an installed package), `project_git` (the
+        same of `folder`, null outside a repository), `variables`.
     """
     return {
         "versions": {name: _version(name) for name in PACKAGES},
@@ -53,7 +54,8 @@ def snapshot(folder: str | Path | None = None) -> dict[str, Any]:
         "num_cpus": _num_cpus(),
         "memory_bytes": _memory_bytes(),
         "gpus": _gpus(),
-        "git": _git(Path(folder) if folder is not None else Path.cwd()),
+        "git": _own_git(Path(__file__).resolve()),
+        "project_git": _git(Path(folder) if folder is not None else Path.cwd()),
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
     }
 
@@ -102,6 +104,16 @@ def _gpus() -> list[dict[str, str]]:
     lines = (_output(query) or "").splitlines()
     columns = [[cell.strip() for cell in line.split(",")] for line in lines]
     return [dict(zip(("name", "memory", "driver"), cells, strict=True)) for cells in columns if len(cells) == 3]
+
+
+def _own_git(source: Path) -> dict[str, Any] | None:
+    """Return the state of the repository that keeps the file `source`.
+
+    A file merely inside a repository, as in the `.venv` of a project, says nothing about that one's commit.
+    """
+    if _output(["git", "ls-files", "--error-unmatch", "--", source.name], source.parent) is None:
+        return None
+    return _git(source.parent)
 
 
 def _git(folder: Path) -> dict[str, Any] | None:

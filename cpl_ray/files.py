@@ -19,6 +19,7 @@ from cpl_ray.errors import DataError
 _RAW_LIMIT = 300
 _MAX_UNCLOSED_QUOTES = 100
 _PARQUET_BATCH = 1024
+NO_FILE = "is a pipe, socket or device, which may never end; name a file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +54,24 @@ def read_file(path: Path, columns: set[str]) -> Iterator[RawRow]:
         columns: The columns worth decoding where that can be chosen (Parquet).
 
     Raises:
-        DataError: the file as a whole is unreadable: truncated, UTF-16, no permission, not what its suffix says.
+        DataError: the file as a whole is unreadable: truncated, UTF-16, no permission, not what its suffix says, or no
+            file at all.
     """
     try:
+        if is_no_file(path):
+            raise DataError(f"{path} {NO_FILE}")
         yield from SUFFIXES[path.suffix.lower()](path, columns)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def is_no_file(path: Path) -> bool:
+    """Tell whether something is there, links followed, that is neither a file nor a folder.
+
+    Raises:
+        OSError: that cannot be found out.
+    """
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _refuse_utf16(path: Path, start: bytes) -> None:

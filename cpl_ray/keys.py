@@ -94,7 +94,7 @@ def describe(entry: dict[str, Any]) -> str:
         if "anyOf" in items:
             return "a list of: " + describe(items)
         kinds = {"integer": "whole numbers", "number": "numbers"}
-        return f"a list of {kinds.get(items.get('type'), 'texts')}"
+        return f"a list of {kinds.get(items.get('type'), 'texts')}{_limits(items)}"
     if kind == "string" and "pattern" in entry:
         return f"text of the form {entry['pattern']}"
     return {"string": "text", "boolean": "true or false", "null": "null", "object": "a mapping"}.get(
@@ -106,16 +106,16 @@ def _limits(entry: dict[str, Any]) -> str:
     low, high = entry.get("minimum"), entry.get("maximum")
     above, below = entry.get("exclusiveMinimum"), entry.get("exclusiveMaximum")
     parts = []
-    if low is not None and high is not None:
+    if low is not None and high is not None and entry["type"] == "number":
         return f" from {low:g} to {high:g}"
     if low is not None:
-        parts.append(f"of at least {low:g}")
+        parts.append(f"of at least {low:,}")
     if above is not None:
         parts.append(f"above {above:g}")
     if high is not None:
-        parts.append(f"of at most {high:g}")
+        parts.append(f"of at most {high:,}")
     if below is not None:
-        parts.append(f"below {below:g}")
+        parts.append(f"below {below:,}")
     return " " + " and ".join(parts) if parts else ""
 
 

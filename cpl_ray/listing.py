@@ -4,6 +4,7 @@ Nothing is written, locked or imported that is heavy. A file that cannot be read
 reason; a folder that holds no run is left out.
 """
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -130,7 +131,8 @@ def evaluated(folder: Path, name: str) -> dict[str, Any] | None:
     record = last_record(folder / "metrics.jsonl", "eval")
     if record is None or not record.values.get(f"{name}_of"):
         return None
-    return as_rate({"count": int(record.values.get(name, 0)), "of": int(record.values[f"{name}_of"])})
+    count, of = record.values.get(name, 0.0), record.values[f"{name}_of"]
+    return as_rate({"count": int(count), "of": int(of)}) if math.isfinite(count) and math.isfinite(of) else None
 
 
 def _run(folder: Path) -> Listed:

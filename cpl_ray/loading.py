@@ -3,10 +3,8 @@
 Every mistake becomes one `ConfigError` that lists all wrong keys with the value found and what would be valid.
 """
 
-import json
 import math
-import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,51 +13,13 @@ from pydantic import BaseModel, ValidationError
 
 from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError
+from cpl_ray.files import NO_FILE, is_no_file
 from cpl_ray.keys import all_keys, unknown_key
+from cpl_ray.redaction import redact, redacted
+from cpl_ray.settings_yaml import Dumper, OutOfBoundsError, read_yaml
 from cpl_ray.tracking_uri import check_no_secret
 
-_FLOAT = re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+$|^[-+]?\.\d+[eE][-+]?\d+$")
 _SHOWN_CHARACTERS = 80
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads `1e-5` as a number, leaves dates as text and refuses a key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} cannot be a key", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """The writer that matches `_Loader`: texts which it would read as numbers are quoted, nothing is an alias."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_LINE_BREAKS = frozenset("\x85\u2028\u2029")  # YAML's own; unquoted or in single quotes they would be folded
-
-
-def _represented(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if _LINE_BREAKS & set(text) else None)
-
-
-_Dumper.add_representer(str, _represented)
-for _yaml in (_Loader, _Dumper):
-    _yaml.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -93,13 +53,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 def dump_config(config: Config) -> str:
     """Return `config` as YAML with every key; `load_config` reads it back to an equal configuration."""
     tree = config.model_dump()  # not in JSON mode, which turns an infinite number below `deepspeed` into null
-    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
+    return yaml.dump(tree, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder; name the YAML file of the configuration")
     try:
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder; name the YAML file of the configuration")
+        if is_no_file(path):
+            raise ConfigError(f"{path} {NO_FILE}")
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"there is no configuration file {path}; `cpl init {path}` writes a starter") from None
@@ -117,14 +79,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _parse(text: str, source: str) -> Any:
     try:
-        tree = yaml.load(text, Loader=_Loader)
-        json.dumps(tree, default=str, skipkeys=True)  # an alias may make a tree that contains itself: ValueError
-        return tree
+        return read_yaml(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{source} is not valid YAML{where}: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except yaml.reader.ReaderError as error:  # characters that YAML does not allow
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(f"{source} is not valid YAML in line {line}: {str(error).splitlines()[0]}") from None
+    except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not valid YAML: {error}") from None
 
 
@@ -132,16 +95,17 @@ def _override(tree: dict[str, Any], override: str) -> None:
     """Set one `key=value` in `tree`, in place."""
     name, equals, text = override.partition("=")
     name = name.strip()
+    source = f"override {_cut(repr(redact(f'{name}={redacted(text, name)}' if equals else override)))}"
     if not equals or not name:
-        raise ConfigError(f"override {override!r} is not of the form key=value, e.g. train.epochs=3")
+        raise ConfigError(f"{source} is not of the form key=value, e.g. train.epochs=3")
     keys = all_keys()
     parts = name.split(".")
     known = next((k for n in range(len(parts), 0, -1) if (k := keys.get(".".join(parts[:n])))), None)
     if known is None or (known.name != name and not known.free):
         if known is not None and not known.section:
-            raise ConfigError(f"override {override!r}: {known.name!r} holds {known.valid}; nothing can be set below it")
-        raise ConfigError(f"override {override!r}: {unknown_key(name)}")
-    value = _text(text) if known.text else _parse(text, f"override {override!r}")
+            raise ConfigError(f"{source}: {known.name!r} holds {known.valid}; nothing can be set below it")
+        raise ConfigError(f"{source}: {unknown_key(name)}")
+    value = _text(text, source) if known.text else _parse(text, source)
     place = tree
     for part in parts[:-1]:
         if not isinstance(place.get(part), dict):
@@ -150,11 +114,13 @@ def _override(tree: dict[str, Any], override: str) -> None:
     place[parts[-1]] = value
 
 
-def _text(text: str) -> Any:
+def _text(text: str, source: str) -> Any:
     """Read the value of a key that holds text: as it stands, unless it is quoted, null or a list in YAML."""
     try:
-        value = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError):
+        value = read_yaml(text)
+    except OutOfBoundsError:
+        return _parse(text, source)  # says so
+    except yaml.YAMLError:
         return text
     quoted = isinstance(value, str) and text.strip()[0] in "'\""
     return value if value is None or quoted or isinstance(value, list) else text
@@ -224,9 +190,13 @@ def _shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | dict):
-        text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10**6).strip()
+        text = yaml.dump(value, Dumper=Dumper, default_flow_style=True, width=10**6).strip()
     else:
         text = repr(value)
+    return _cut(redact(text))  # in this order: half an address does not show where its password is
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
 
 

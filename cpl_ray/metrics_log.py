@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from cpl_ray.whole_numbers import whole_number
+
 _NOT_VALUES = ("step", "kind", "time")
 _BLOCK_BYTES = 1 << 16
 
@@ -29,8 +31,8 @@ class Record:
 def parse_record(line: str) -> Record | None:
     """Return the record of one line, or None when the line holds none (torn by a crash, or not written by us)."""
     try:
-        row: Any = json.loads(line)
-    except json.JSONDecodeError:
+        row: Any = json.loads(line, parse_int=whole_number)
+    except (ValueError, RecursionError):
         return None
     if not isinstance(row, dict) or not isinstance(row.get("kind"), str) or not isinstance(row.get("step"), int):
         return None

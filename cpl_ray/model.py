@@ -17,7 +17,8 @@ from transformers.utils import logging as transformers_logging
 
 from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError
-from cpl_ray.model_source import local_source
+from cpl_ray.model_files import no_length, wants_code
+from cpl_ray.model_source import ADAPTER, local_source
 from cpl_ray.rundir import atomic_folder
 from cpl_ray.vision import takes_images
 
@@ -38,7 +39,8 @@ def load_tokenizer(config: Config, path: str | Path | None = None) -> Any:
     masked and any id serves.
 
     Raises:
-        ConfigError: there is no such folder or hub model, or it has no usable tokenizer.
+        ConfigError: there is no such folder or hub model, or it has no usable tokenizer, or a `model_max_length` that
+            is no length.
     """
     name = str(path or config.model)
     folder = local_source(name)
@@ -54,9 +56,32 @@ def load_tokenizer(config: Config, path: str | Path | None = None) -> Any:
         raise ConfigError(_failure(name, folder, "tokenizer", error)) from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ConfigError(f"model {name!r} has no tokenizer vocabulary; save the tokenizer beside the model")
+    if wrong := no_length(tokenizer.model_max_length):
+        raise ConfigError(f"model {name!r}: {wrong}")
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def load_settings(config: Config) -> PretrainedConfig:
+    """Load the model's own configuration, without weights.
+
+    Raises:
+        ConfigError: missing, unreachable or damaged; of a kind that transformers does not know; or it needs code of
+            its own, which `trust_remote_code` does not allow.
+    """
+    folder = local_source(config.model)
+    _quiet()
+    try:
+        settings: PretrainedConfig = AutoConfig.from_pretrained(
+            folder or config.model,
+            revision=(config.model_revision or "main") if folder is None else "main",
+            trust_remote_code=config.trust_remote_code,
+        )
+    # damaged or foreign files fail in every way there is; all of them mean the same to the user
+    except Exception as error:
+        raise ConfigError(_failure(config.model, folder, "causal language model", error)) from error
+    return settings
 
 
 def load_model(
@@ -103,6 +128,8 @@ def load_model(
     except Exception as error:
         raise ConfigError(_failure(name, folder, "causal language model", error)) from error
     model, info = loaded
+    if model._hf_peft_config_loaded:  # of a hub model; in a folder it is found at once
+        raise ConfigError(f"model {name!r} holds a PEFT adapter ({ADAPTER}); merge it first and give the merged model")
     saved_as = [kind for kind in model.config.architectures or [] if _NOT_CAUSAL.search(kind)]
     if saved_as:
         raise ConfigError(f"model {name!r} is a {saved_as[0]}, not a causal language model")
@@ -187,7 +214,10 @@ def _quiet() -> None:
 
 
 def _failure(name: str, folder: Path | None, what: str, error: Exception) -> str:
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if "trust_remote_code" in str(error):
+        return wants_code(name)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    reason = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
     if folder:
         return f"model {name!r} cannot be loaded as a {what}: {reason}"
     return (

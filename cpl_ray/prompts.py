@@ -125,6 +125,31 @@ def open_user_turn(tokenizer: Any) -> str:
     return before
 
 
+def check_words_shown(tokenizer: Any, item: Item) -> bool:
+    """Check that the chat template shows what a user says, in an item with or without an image as the one given.
+
+    A template that drops it would make one prompt of all questions.
+
+    Returns:
+        Whether the item has an image, which is what the answer holds for.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    try:
+        text = _templated(replace(item, kind="chat"), [Message("user", _WORDS)], tokenizer)
+    except RowError:  # it takes no single turn of a user; what it makes of real items is told item by item
+        text = _WORDS
+    if _WORDS not in text:
+        what = " beside an image" if item.image is not None else ""
+        raise ConfigError(
+            f"the tokenizer's chat template does not show the user's words{what}, so all questions would be the same "
+            "prompt; mend the template (chat_template.jinja or tokenizer_config.json in the model's folder), or set "
+            "prompt.chat=false and a prompt.template of your own"
+        )
+    return item.image is not None
+
+
 def asked(item: Item) -> str:
     """Return the text that may be cut: question, cloze, prompt, or the turns of a chat without the system's."""
     if item.kind == "chat":

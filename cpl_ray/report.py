@@ -21,6 +21,8 @@ from cpl_ray.report_questions import FLIPS, PART_NAMES
 from cpl_ray.report_run import read_run
 from cpl_ray.report_source import is_comparison, is_sweep
 from cpl_ray.report_sweep import read_sweep
+from cpl_ray.rundir import ADDRESS
+from cpl_ray.tracking_uri import redact
 
 NAME = "report.html"
 _COLOURS = f":root{{--blue:{BLUE};--orange:{ORANGE};--green:{GREEN};--purple:{PURPLE}}}\n"
@@ -39,8 +41,10 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     Raises:
         UserError: the run has not been evaluated, or the file cannot be written.
         DataError: a file of the folder is damaged.
-        ConfigError: `out` is a folder.
+        ConfigError: `out` is a folder, or an address such as `s3://bucket/report.html`.
     """
+    if out is not None and ADDRESS.match(str(out)):
+        raise ConfigError(f"--out: {redact(str(out))!r} is an address, not a path; name a file, e.g. report.html")
     path = folder / NAME if out is None else out.expanduser().absolute()
     if path.is_dir():
         raise ConfigError(f"--out: {path} is a folder; name a file, e.g. {path / NAME}")

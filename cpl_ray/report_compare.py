@@ -9,7 +9,7 @@ from cpl_ray.card import base_model_name
 from cpl_ray.compare_text import Table, counted, heading, table_at_target, table_inside
 from cpl_ray.errors import DataError
 from cpl_ray.report_charts import Chart, Key
-from cpl_ray.report_source import read_object
+from cpl_ray.report_source import NOT_AS_WRITTEN, read_object
 from cpl_ray.report_svg import Axis, Plot, round_up
 from cpl_ray.trials import COMPARE_FILE
 
@@ -44,7 +44,7 @@ def read_comparison(folder: Path) -> ComparePage:
     content = read_object(folder / COMPARE_FILE) or {}
     try:
         return _page(folder, content)
-    except (KeyError, TypeError, AttributeError) as error:
+    except NOT_AS_WRITTEN as error:
         raise DataError(f"{folder / COMPARE_FILE} is not what `cpl compare` writes ({error!r})") from error
 
 

@@ -15,7 +15,15 @@ from cpl_ray.errors import UserError
 from cpl_ray.ledger import read_ledger
 from cpl_ray.report_charts import Chart, interval_bar, percent, run_charts
 from cpl_ray.report_questions import PART_NAMES, Questions, questions
-from cpl_ray.report_source import as_yaml, at, rate_at, read_config, read_object
+from cpl_ray.report_source import (
+    as_written,
+    as_yaml,
+    at,
+    number_at,
+    rate_at,
+    read_config,
+    read_object,
+)
 from cpl_ray.report_svg import round_up
 
 _HEADLINE = (
@@ -88,22 +96,35 @@ def read_run(folder: Path) -> RunPage:
     config = read_config(folder / "config.yaml")
     manifest = read_object(folder / "manifest.json") or {}
     environment = read_object(folder / "environment.json") or {}
-    flips = folder / "flips.parquet"
+    flips, metrics = folder / "flips.parquet", folder / "metrics.jsonl"
     warning = at(manifest, "letter_report", "warning")
     rule = str(result.get("rule") or at(config, "train", "rule"))
+    with as_written(folder / "config.yaml"):
+        limits = _limits(config.get("budget"), "budget")
+    with as_written(folder / "result.json"):
+        model = base_model_name(str(result.get("model") or config.get("model") or "model"))
+        # the limits that the gate judged by, else those of the configuration
+        headline = measured(result, limits | _limits(at(result, "gate", "numbers"), "gate.numbers"))
+        said, gate, accuracy = summary(result), _gate(result), _accuracy(result)
+    with as_written(folder / "environment.json"):
+        versions = [(name, str(version)) for name, version in (environment.get("versions") or {}).items() if version]
+    with as_written(metrics):
+        charts = run_charts(metrics)
+    with as_written(flips):
+        asked = questions(read_ledger(flips)) if flips.is_file() else None
     return RunPage(
         name=str(result.get("run") or folder.name),
-        model=base_model_name(str(result.get("model") or config.get("model") or "model")),
+        model=model,
         how=TITLES.get(rule, rule),
-        summary=summary(result),
-        headline=measured(result, _budget(result, config)),
-        gate=_gate(result),
-        charts=run_charts(folder / "metrics.jsonl"),
+        summary=said,
+        headline=headline,
+        gate=gate,
+        charts=charts,
         letter_warning=None if warning is None else str(warning),
-        accuracy=_accuracy(result),
-        questions=questions(read_ledger(flips)) if flips.is_file() else None,
+        accuracy=accuracy,
+        questions=asked,
         facts=_facts(result, config, manifest, environment),
-        versions=[(name, str(version)) for name, version in (environment.get("versions") or {}).items() if version],
+        versions=versions,
         parts=_parts(manifest),
         config=as_yaml(config) if config else "",
     )
@@ -148,13 +169,14 @@ def summary(result: Mapping[str, Any]) -> str:
     return (", and ".join(parts) + ".") if parts else "Nothing was measured."
 
 
-def _budget(result: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the limits that the gate judged by, else those of the configuration."""
-    limits = {}
-    for name in ("max_forgetting", "min_learned"):
-        value = at(result, "gate", "numbers", name)
-        limits[name] = at(config, "budget", name) if value is None else value
-    return limits
+def _limits(content: Any, place: str) -> dict[str, float | None]:
+    """Return the limits that are set in a section.
+
+    Raises:
+        ValueError: one of them is no number.
+    """
+    known = ("max_forgetting", "min_learned")
+    return {name: number_at(content, name, place=place) for name in known if at(content, name) is not None}
 
 
 def _gate(result: Mapping[str, Any]) -> Gate | None:
@@ -175,8 +197,10 @@ def _accuracy(result: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]
     for part, name in PART_NAMES.items():
         before, after = rate_at(result, "accuracy", part, "before"), rate_at(result, "accuracy", part, "after")
         if before is not None and after is not None:
-            p = at(result, "accuracy", part, "paired", "mcnemar_p")
-            shown = "–" if p is None else f"{p:.1e}" if p < 0.001 else f"{p:.3f}"
+            paired = at(result, "accuracy", part, "paired")
+            unknown = at(paired, "mcnemar_p") is None
+            p = 1.0 if unknown else number_at(paired, "mcnemar_p", place=f"accuracy.{part}.paired")
+            shown = "–" if unknown else f"{p:.1e}" if p < 0.001 else f"{p:.3f}"
             rows.append((name, f"{after['of']:,}", percent(before["share"]), percent(after["share"]), shown))
     return rows
 
@@ -185,12 +209,9 @@ def _facts(
     result: Mapping[str, Any], config: Mapping[str, Any], manifest: Mapping[str, Any], environment: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
     """Return what one wants to know first about how the run was made; what is not known is left out."""
-    train, optimizer, git = config.get("train"), config.get("optimizer"), environment.get("git")
+    train, optimizer = config.get("train"), config.get("optimizer")
     prompt, seed = manifest.get("prompt"), manifest.get("seed")
     fingerprint = manifest.get("prompt_fingerprint")
-    commit = (
-        None if not isinstance(git, Mapping) else f"{git.get('commit')}{' with changes' if git.get('dirty') else ''}"
-    )
     template = at(prompt, "template")
     seconds = result.get("train_s")
     facts = [
@@ -209,7 +230,9 @@ def _facts(
         ),
         ("prompt fingerprint", None if fingerprint is None else str(fingerprint)[:16]),
         ("seeds", _join(_named("training", at(train, "seed")), _named("split", seed))),
-        ("git commit", commit),
+        # runs of before project_git was recorded have the working folder's commit at git
+        ("commit of cpl-ray" if "project_git" in environment else "git commit", _commit(environment.get("git"))),
+        ("commit of the project", _commit(environment.get("project_git"))),
         ("python", environment.get("python")),
         ("platform", environment.get("platform")),
     ]
@@ -225,6 +248,10 @@ def _parts(manifest: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
             num, counted = (_count(about.get(name)) or "–" for name in ("rows", "denominator"))
             rows.append((PART_NAMES[part], num, counted, str(about.get("sha256") or "–")))
     return rows
+
+
+def _commit(git: Any) -> str | None:
+    return f"{at(git, 'commit')}{' with changes' if at(git, 'dirty') else ''}" if isinstance(git, Mapping) else None
 
 
 def _count(value: Any) -> str | None:

@@ -1,7 +1,9 @@
 """What a report reads of a run or sweep folder, with the secrets of settings and addresses taken out."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ from cpl_ray.errors import ConfigError, DataError
 from cpl_ray.studies.findings import PAGE, VERDICT
 from cpl_ray.tracking_uri import redacted
 from cpl_ray.trials import COMPARE_FILE, SWEEP_FILE
+from cpl_ray.whole_numbers import whole_number
 
+NOT_AS_WRITTEN = (TypeError, AttributeError, ValueError, LookupError, ArithmeticError, AssertionError)
+"""What fails where a file holds other kinds of values than the stages write."""
 RUN_FILE = "config.yaml"
 _SHOWN = 5
 
@@ -84,14 +89,29 @@ def read_object(path: Path) -> dict[str, Any] | None:
         DataError: it cannot be read or is no object.
     """
     try:
-        content: Any = json.loads(path.read_bytes())
+        content: Any = json.loads(path.read_bytes(), parse_int=whole_number)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({error}); the stage that writes it has to be run again") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} holds no JSON object; the stage that writes it has to be run again")
     return redacted(content)
+
+
+@contextmanager
+def as_written(path: Path) -> Iterator[None]:
+    """Turn what fails on values of other kinds than the stages write into an error that names their file.
+
+    Raises:
+        DataError: something in `path` is not what it should be.
+    """
+    try:
+        yield
+    except NOT_AS_WRITTEN as error:
+        raise DataError(
+            f"{path} holds what no stage writes ({error}); the stage that writes it has to be run again"
+        ) from error
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -124,7 +144,32 @@ def at(content: Any, *keys: str) -> Any:
 
 
 def rate_at(content: Any, *keys: str) -> dict[str, Any] | None:
-    """Return the rate at `keys` (count, of, share, low, high); None where it was not measured or is of no items."""
+    """Return the rate at `keys` (count, of, share, low, high); None where it was not measured or is of no items.
+
+    Raises:
+        ValueError: one of them is no number, or none that a rate can have.
+    """
     found = at(content, *keys)
     wanted = ("count", "of", "share", "low", "high")
-    return found if isinstance(found, dict) and all(found.get(name) is not None for name in wanted) else None
+    if not isinstance(found, dict) or any(found.get(name) is None for name in wanted):
+        return None
+    place = ".".join(keys)
+    for name in ("count", "of"):
+        if type(found[name]) is not int or not 0 <= found[name] <= found["of"]:
+            raise ValueError(f"{place}.{name} is {found[name]!r}; expected a count, at most {place}.of")
+    for name in ("share", "low", "high"):
+        if not 0.0 <= number_at(found, name, place=place) <= 1.0:
+            raise ValueError(f"{place}.{name} is {found[name]!r}; expected a share from 0 to 1")
+    return found
+
+
+def number_at(content: Mapping[str, Any], key: str, *, place: str = "") -> float:
+    """Return the number at `key`.
+
+    Raises:
+        ValueError: it is no finite number; the message names it with `place` before it.
+    """
+    value = content.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{place}{'.' if place else ''}{key} is {value!r}; expected a number")
+    return value

@@ -11,7 +11,7 @@ from cpl_ray.card import base_model_name
 from cpl_ray.errors import DataError, UserError
 from cpl_ray.report_charts import Chart, percent
 from cpl_ray.report_run import Measured, RunPage, measured, read_run, summary
-from cpl_ray.report_source import at, rate_at, read_object
+from cpl_ray.report_source import NOT_AS_WRITTEN, at, rate_at, read_object
 from cpl_ray.report_sweep_charts import pareto_charts, size_chart
 from cpl_ray.trials import SWEEP_FILE
 
@@ -84,7 +84,7 @@ def read_sweep(folder: Path) -> SweepPage:
     sweep = read_object(folder / SWEEP_FILE) or {}
     try:
         return _page(folder, sweep)
-    except (KeyError, TypeError, AttributeError) as error:
+    except NOT_AS_WRITTEN as error:
         raise DataError(f"{folder / SWEEP_FILE} is not what `cpl sweep` writes ({error!r})") from error
 
 

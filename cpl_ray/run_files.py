@@ -7,6 +7,7 @@ from typing import Any
 from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError
 from cpl_ray.loading import load_config
+from cpl_ray.whole_numbers import whole_number
 
 
 class DamagedError(Exception):
@@ -20,10 +21,10 @@ def read_object(path: Path) -> dict[str, Any] | None:
         DamagedError: it holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_int=whole_number)
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedError(f"{path.name} is not valid JSON: {error}") from None
     if not isinstance(content, dict):
         raise DamagedError(f"{path.name} holds no JSON object")

@@ -18,6 +18,7 @@ from cpl_ray.errors import ConfigError, DataError, ResumeError
 from cpl_ray.loading import dump_config
 from cpl_ray.lock import LOCK_NAME, hold
 from cpl_ray.storage import try_writing
+from cpl_ray.tracking_uri import redact
 
 __all__ = [
     "MEASURED",
@@ -34,6 +35,9 @@ TRAINED = ("train", "model", "metrics.jsonl")
 """What training writes into the run folder."""
 MEASURED = ("result.json", "flips.parquet", "figures", "report.html", "tracking.json", "registered.json")
 """What is made of a trained model there, or belongs to that training only."""
+
+ADDRESS = re.compile(r"[A-Za-z][\w+.-]+:/")
+"""What begins like an address, also where `Path` has taken one of its two slashes away."""
 
 _SHOWN_RUNS = 5
 # what a run holds that failed before its first stage ended: nothing that a new start would lose
@@ -78,7 +82,16 @@ def _new_name() -> str:
 
 
 def runs_folder(config: Config) -> Path:
-    """Return the absolute folder of all runs (`run.dir`)."""
+    """Return the absolute folder of all runs (`run.dir`).
+
+    Raises:
+        ConfigError: `run.dir` is an address such as `s3://bucket/runs`, which would become a folder of that name here.
+    """
+    if ADDRESS.match(config.run.dir):
+        raise ConfigError(
+            f"run.dir: {redact(config.run.dir)!r} is an address, not a path; give a folder's path, on several nodes "
+            "one that every node shares (a mount), e.g. run.dir=/shared/runs"
+        )
     return Path(config.run.dir).expanduser().absolute()
 
 

@@ -1,72 +1,65 @@
-"""Where MLflow lives for a run, and how addresses are shown: without their secrets.
+"""Where MLflow lives for a run, and that no address with a secret is saved with it (`redaction.py`).
 
 Apart from `tracking.py` because it needs no MLflow: any stage may check the address before it starts, in no time.
 """
 
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError
+from cpl_ray.redaction import HIDDEN, is_secret_key, redact, redacted
 
-HIDDEN = "***"
+__all__ = ["HIDDEN", "is_secret_key", "redact", "redacted"]  # also to be had from here, where most look for them
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SERVERS = ("http", "https", "databricks")
 
-_USER_INFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*://)[^/\s'\"]*@")
-_QUERY = re.compile(
-    r"(?P<key>[?&;](?:password|passwd|pwd|token|secret|api_?key|access_?key|sslpassword|sig)=)[^&;\s'\"]+",
-    re.IGNORECASE,
-)
-_SECRET_KEY = re.compile(
-    r"(^|[_\-.])(password|passwd|pwd|secret|token|api_?key|access_?key|credentials?)$", re.IGNORECASE
-)
-
-
-def redact(text: str) -> str:
-    """Return `text` with the user and password of every URI in it, and secret query values, replaced by `***`."""
-    return _QUERY.sub(rf"\g<key>{HIDDEN}", _USER_INFO.sub(rf"\g<scheme>{HIDDEN}@", text))
-
-
-def is_secret_key(key: str) -> bool:
-    """Tell whether a setting of this (dotted) name holds a secret by its name, e.g. `hub.token` or `api_key`."""
-    return _SECRET_KEY.search(key) is not None
-
-
-def redacted(value: Any, key: str = "") -> Any:
-    """Return `value` with what is secret by the name of its key, and users and passwords of addresses, as `***`."""
-    if key and value is not None and is_secret_key(key):
-        return HIDDEN
-    if isinstance(value, Mapping):
-        return {name: redacted(one, str(name)) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [redacted(one) for one in value]
-    return redact(value) if isinstance(value, str) else value
+_SHOWN_TO_MODELS = ("prompt", "propose.template", "study.templates")
+"""Settings that are texts for models, in which anything may stand."""
 
 
 def check_no_secret(config: Config) -> None:
     """Refuse a secret in the configuration: it would be saved with every run, in `config.yaml`.
 
     Raises:
-        ConfigError: `tracking.uri` or a free section holds what `redacted` would hide.
+        ConfigError: a setting, other than the texts that models are shown, holds what `redacted` would hide.
     """
-    free = {
-        "tracking.uri": config.tracking.uri,
-        "deepspeed": config.deepspeed,
-        "optimizer.options": config.optimizer.options,
-    }
-    for name, value in free.items():
+    for name, value in _settings(config.model_dump(), ""):
         shown = redacted(value)
+        if name == "tracking.uri" and shown == value and value is not None:
+            shown = _without_user(value)
         if shown != value:
             raise ConfigError(
                 f"{name} holds a user, password or token, which would be saved with the run ({shown}); leave it out. "
                 "A tracking server's go into MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
             )
+
+
+def _settings(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yield the settings that are looked at, by name; free mappings as a whole."""
+    for leaf, value in tree.items():
+        name = prefix + leaf
+        if name in _SHOWN_TO_MODELS:
+            continue
+        if not prefix and leaf != "deepspeed" and isinstance(value, Mapping):
+            yield from _settings(value, f"{name}.")
+        else:
+            yield name, list(value) if isinstance(value, tuple) else value
+
+
+def _without_user(uri: str) -> str:
+    """Return the address of a server or database without what stands before its last `@`, however odd that is.
+
+    `redact` takes `http://u:123/x@host` for a port and a path; no tracking server has such a path.
+    """
+    head, separator, rest = uri.partition("://")
+    if not separator or scheme(uri) == "sqlite" or "@" not in rest:
+        return uri
+    return f"{head}://{HIDDEN}@{rest.rpartition('@')[2]}"
 
 
 def default_uri(config: Config, run_root: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from cpl_ray.config import PromptConfig
 from cpl_ray.errors import ConfigError
+from cpl_ray.files import NO_FILE, is_no_file
 from cpl_ray.items import Item, Kind
 from cpl_ray.prompts import FILLED
 
@@ -55,6 +56,8 @@ def read_paraphrases(path: str | Path) -> dict[str, list[Paraphrase]]:
         ConfigError: there is no such file, or a line is no object with `id` and one wording; names the line.
     """
     try:
+        if is_no_file(Path(path)):
+            raise ConfigError(f"study.paraphrases: {path} {NO_FILE}")
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"study.paraphrases: {path} cannot be read: {error}") from None

@@ -33,9 +33,7 @@ class Reading:
             ConfigError: a source or the tokenizer is missing.
             DataError: a source is empty or beyond its error budget.
         """
-        from transformers import AutoConfig
-
-        from cpl_ray.model import item_max_length, load_tokenizer
+        from cpl_ray.model import item_max_length, load_settings, load_tokenizer
         from cpl_ray.vision import load_vision
 
         data = config.data
@@ -51,9 +49,7 @@ class Reading:
         path = run.root / "rejected.jsonl"
         _set_aside(read, data, path)
         self.scorer = resolve_scorer(config.assess.scorer, [item for one in read.values() for item in one.items])
-        model_config = AutoConfig.from_pretrained(
-            config.model, revision=config.model_revision, trust_remote_code=config.trust_remote_code
-        )
+        model_config = load_settings(config)
         self.max_length = item_max_length(config, model_config, tokenizer)
         self.encoder = Encoder.of(
             config, tokenizer, scorer=self.scorer, max_length=self.max_length, vision=load_vision(config)
@@ -183,15 +179,11 @@ def adopt_assessment(config: Config, run: RunDir, say: Say) -> dict[str, Any]:
 
 def encoder_of(config: Config, assessment: Assessment) -> tuple[Encoder, int]:
     """Return the encoder that the assessment was made with, and the longest item in tokens."""
-    from transformers import AutoConfig
-
-    from cpl_ray.model import item_max_length, load_tokenizer
+    from cpl_ray.model import item_max_length, load_settings, load_tokenizer
     from cpl_ray.vision import load_vision
 
     tokenizer = load_tokenizer(config)
-    model_config = AutoConfig.from_pretrained(
-        config.model, revision=config.model_revision, trust_remote_code=config.trust_remote_code
-    )
+    model_config = load_settings(config)
     max_length = item_max_length(config, model_config, tokenizer)
     scorer = str(assessment.manifest["scorer"])
     vision = load_vision(config)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from cpl_ray.config import Config
 from cpl_ray.errors import UserError
+from cpl_ray.model_files import model_problems
 from cpl_ray.model_source import local_source
 from cpl_ray.rundir import runs_folder
 
 Findings = tuple[list[str], list[str]]
 """Problems, which make the configuration invalid, and remarks."""
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _SOURCES = ("items", "mastered", "mastered_held_out", "injection", "injection_held_out")
 
 
@@ -29,19 +29,14 @@ class DataFound:
 
 
 def check_model(config: Config) -> Findings:
-    """Check that a local model folder has a configuration, safetensors weights and a tokenizer; trust a hub id."""
+    """Check a local model folder: a configuration of a known kind, whole safetensors, a tokenizer; trust a hub id."""
     try:
         folder = local_source(config.model)
     except UserError as error:
         return [str(error)], []
     if folder is None:
         return [], [f"model: {config.model!r} is no local folder; it is taken as a hub id and not checked"]
-    missing = []
-    if not any(folder.glob("*.safetensors")):
-        missing.append("weights (*.safetensors)")
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        missing.append("a tokenizer (e.g. tokenizer.json)")
-    return [f"model: {config.model!r} lacks {item}" for item in missing], []
+    return model_problems(config.model, folder, trust_remote_code=config.trust_remote_code), []
 
 
 def check_places(config: Config) -> Findings:
@@ -49,7 +44,10 @@ def check_places(config: Config) -> Findings:
     from cpl_ray.tracking_uri import default_uri
 
     problems, remarks = [], []
-    base = runs_folder(config)
+    try:
+        base = runs_folder(config)
+    except UserError as error:
+        return [str(error)], []
     existing = existing_part(base)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         problems.append(f"run.dir: cannot write to {base}: {existing} is not a writable folder")

@@ -6,7 +6,6 @@ Progress and messages go to stderr (with `--json` one JSON object a line, see `v
 tables, or with `--json` exactly one JSON object.
 """
 
-import json
 import logging
 import os
 import shlex
@@ -26,11 +25,12 @@ from cpl_ray.config import Config
 from cpl_ray.errors import ClusterError, StorageError, UserError
 from cpl_ray.loading import load_config
 from cpl_ray.notices import notices
+from cpl_ray.redaction import redact, redacted
 from cpl_ray.rundir import RunDir, atomic_write_text
 from cpl_ray.storage import storage_error
 from pipelines.interrupts import how_it_ended, signalled
 from pipelines.last_words import last_words
-from pipelines.voice import EventFormatter, Say, Voice
+from pipelines.voice import EventFormatter, Say, TextFormatter, Voice, json_line
 
 EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE = 1, 2, 3
 
@@ -77,7 +77,7 @@ class Outcome:
             head: dict[str, Any] = {"verb": self.verb, "ok": exit_code == 0, "exit_code": exit_code}
             if self.run is not None:
                 head["run_dir"] = str(self.run.root)
-            print(json.dumps(head | result, default=str, ensure_ascii=False), flush=True)
+            print(json_line(redacted(head | result)), flush=True)
         raise typer.Exit(exit_code)
 
 
@@ -100,12 +100,11 @@ def execute(outcome: Outcome, work: Callable[[], dict[str, Any]], show: Callable
     """
     level = logging.INFO if outcome.verbose else logging.ERROR if outcome.quiet else logging.WARNING
     handler = logging.StreamHandler(sys.stderr)
-    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    handler.setFormatter(EventFormatter() if outcome.as_json else text)
+    handler.setFormatter(EventFormatter() if outcome.as_json else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler])
     try:
         with _stdout_for_results(outcome.as_json):
-            result = work()
+            result: dict[str, Any] = redacted(work())
         if not outcome.as_json:
             show(result)
     except KeyboardInterrupt:
@@ -235,7 +234,7 @@ def _write_traceback(folder: Path) -> Path | None:
         return None
     path = folder / f"failure-{datetime.now():%Y%m%d-%H%M%S}.txt"
     try:
-        atomic_write_text(path, traceback.format_exc())
+        atomic_write_text(path, redact(traceback.format_exc()))
     except OSError:  # the run folder may be the very thing that failed
         return None
     return path
@@ -244,7 +243,7 @@ def _write_traceback(folder: Path) -> Path | None:
 def _temporary_traceback() -> Path:
     handle, name = tempfile.mkstemp(prefix="cpl-failure-", suffix=".txt")
     with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(traceback.format_exc())
+        stream.write(redact(traceback.format_exc()))
     return Path(name)
 
 

@@ -15,15 +15,20 @@ def env(as_json: AsJson = False, verbose: Verbose = False) -> None:
 
 
 def _show(found: dict[str, Any]) -> None:
-    memory, git = found["memory_bytes"], found["git"]
+    memory = found["memory_bytes"]
     rows = {
         "python": found["python"],
         "platform": found["platform"],
         "CPUs": str(found["num_cpus"]),
         "memory": "unknown" if memory is None else f"{memory / _GIB:.1f} GiB",
         "GPUs": "; ".join(f"{gpu['name']}, {gpu['memory']}, driver {gpu['driver']}" for gpu in found["gpus"]) or "none",
-        "git": "no repository" if git is None else git["commit"] + (" with changes" if git["dirty"] else ""),
+        "git of cpl-ray": _commit(found["git"], "none, an installed package"),
+        "git of this folder": _commit(found["project_git"], "no repository"),
         **found["variables"],
         **{name: version or "not installed" for name, version in found["versions"].items()},
     }
     print_table(("what", "value"), rows.items())
+
+
+def _commit(git: dict[str, Any] | None, otherwise: str) -> str:
+    return otherwise if git is None else git["commit"] + (" with changes" if git["dirty"] else "")

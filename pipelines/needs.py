@@ -15,8 +15,14 @@ Gpu = Annotated[
     str | None,
     typer.Option("--gpu", metavar="NAME", help="Accelerator, e.g. A100-80GB, or cpu: this machine, measured."),
 ]
-Items = Annotated[int | None, typer.Option(min=2, help="Items in all, where they cannot be read here.")]
-Tokens = Annotated[int | None, typer.Option("--tokens-per-item", min=2, help="Tokens of an item, prompt and answer.")]
+MOST_ITEMS = 10_000_000
+"""Each is looked at: where it falls in the order, and what it is padded to."""
+MOST_TOKENS = 10_000_000
+Items = Annotated[int | None, typer.Option(min=2, max=MOST_ITEMS, help="Items in all, where they cannot be read here.")]
+Tokens = Annotated[
+    int | None,
+    typer.Option("--tokens-per-item", min=2, max=MOST_TOKENS, help="Tokens of an item, prompt and answer."),
+]
 Known = Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of data.items that the model knows already.")]
 Utilisation = Annotated[
     float, typer.Option(min=0.01, max=1.0, help="Share of the accelerator's peak that training reaches.")

@@ -35,10 +35,8 @@ def propose_items(config: Config, run: RunDir, say: Say, *, given: Sequence[str]
         ConfigError: a file, the model or the scorer cannot be used.
         DataError: not one item could be made.
     """
-    from transformers import AutoConfig
-
     from cpl_ray.drafting import confirmed, draft_items
-    from cpl_ray.model import item_max_length, load_tokenizer
+    from cpl_ray.model import item_max_length, load_settings, load_tokenizer
 
     seeds, refused = seeds_of(config)
     if refused:
@@ -47,9 +45,7 @@ def propose_items(config: Config, run: RunDir, say: Say, *, given: Sequence[str]
     tokenizer = load_tokenizer(config)
     items = _kept_out(config, run, say)
     taken = _taken(items, config, tokenizer)
-    model_config = AutoConfig.from_pretrained(
-        config.model, revision=config.model_revision, trust_remote_code=config.trust_remote_code
-    )
+    model_config = load_settings(config)
     length = item_max_length(config, model_config, tokenizer)
     source = "of the model's own" if config.propose.prompts is None else f"from {config.propose.prompts}"
     with ray_session(config, say):

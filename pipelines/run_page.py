@@ -3,8 +3,11 @@
 import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from cpl_ray.studies.findings import PAGE
+from cpl_ray.trials import COMPARE_FILE, SWEEP_FILE
 from pipelines.ages import duration
 from pipelines.compare import show_comparison
 from pipelines.headline import show_headline
@@ -12,11 +15,23 @@ from pipelines.runs import counted
 from pipelines.tables import print_table
 
 _UPDATE_NUMBERS = ("loss_injection", "loss_mastered", "collaborative_share", "flip_rate", "lr", "tokens_per_s")
+_FILES = {"sweep": SWEEP_FILE, "compare": COMPARE_FILE, "study": PAGE, "run": "result.json"}
 _EVALUATION_NUMBERS = ("learned", "forgotten_validation", "forgotten_in_set")
 
 
 def print_page(found: Mapping[str, Any]) -> None:
-    """Print the details that `find_run` found."""
+    """Print the details that `find_run` found.
+
+    Raises:
+        DataError: they hold what no stage writes; names the file.
+    """
+    from cpl_ray.report_source import as_written
+
+    with as_written(Path(found["folder"]) / _FILES[found["kind"]]):
+        _print_page(found)
+
+
+def _print_page(found: Mapping[str, Any]) -> None:
     of_kind = {"sweep": _sweep_lines, "compare": _book_lines, "study": _study_lines, "run": _run_lines}
     lines = [*_head(found), *of_kind[found["kind"]](found)]
     width = max(len(label) for label, _ in lines)

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from cpl_ray.redaction import redact, redacted
 from pipelines.live import LiveView
 
 ALWAYS = ("error", "refused", "traceback")
@@ -43,7 +44,7 @@ class Voice:
         """Say one thing: above the live view if there is one, else as it is (no markup, no wrapping)."""
         if self._quiet and event not in ALWAYS:
             return
-        text = event_line(event, message, fields) if self.as_json else _PREFIXES.get(event, "") + message
+        text = event_line(event, message, fields) if self.as_json else _PREFIXES.get(event, "") + redact(message)
         with self._lock:  # the threads that follow training speak too
             if self._view is None or not self._view.say(text):
                 sys.stderr.write(text + "\n")
@@ -78,10 +79,26 @@ def for_programs(say: Say) -> bool:
 
 
 def event_line(event: str, message: str, fields: Mapping[str, Any]) -> str:
-    """Return an event as one line of JSON; numbers that JSON does not know become null."""
+    """Return an event as one line of JSON, without secrets; numbers that JSON does not know become null."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    known = {name: _json_number(value) for name, value in fields.items()}
-    return json.dumps({"event": event, "time": now, "message": message} | known, default=str, ensure_ascii=False)
+    known = {name: _json_number(redacted(value, name)) for name, value in fields.items()}
+    return json_line({"event": event, "time": now, "message": redact(message)} | known)
+
+
+def json_line(content: Mapping[str, Any]) -> str:
+    """Return one object as JSON; what JSON does not know becomes text without secrets."""
+    return json.dumps(content, default=lambda value: redact(str(value)), ensure_ascii=False)
+
+
+class TextFormatter(logging.Formatter):
+    """Makes log records lines for people, without secrets."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as text, with its traceback."""
+        return redact(super().format(record))
 
 
 class EventFormatter(logging.Formatter):

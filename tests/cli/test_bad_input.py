@@ -6,6 +6,7 @@ resumed run would take for whole.
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,8 +61,9 @@ def cpl(
         monkeypatch.setattr(sys, "argv", ["cpl", *arguments])
         with pytest.raises(SystemExit) as ended:
             main()
-        err = capfd.readouterr().err
+        out, err = capfd.readouterr()
         assert "Traceback" not in err
+        assert "hunter2" not in out
         return ended.value.code, err  # type: ignore[return-value]
 
     return call
@@ -89,10 +91,14 @@ BROKEN: list[tuple[str, Callable[[Path], Any], int, tuple[str, ...]]] = [
     ("a.parquet", lambda path: path.write_bytes(b""), 1, ("a.parquet",)),
     ("a.jsonl", lambda path: path.mkdir(), 3, ("data.items", "a.jsonl", "holds no file")),
     ("a.docx", lambda path: path.write_text("x"), 3, ("data.items", "a.docx", ".jsonl")),
+    ("a.jsonl", os.mkfifo, 1, ("a.jsonl", "a pipe, socket or device", "name a file")),
+    ("a.csv", os.mkfifo, 1, ("a.csv", "a pipe, socket or device")),
+    ("a.jsonl", lambda path: path.symlink_to("/dev/zero"), 1, ("a.jsonl", "a pipe, socket or device")),
     ("a.jsonl", lambda path: None, 3, ("data.items", "'a.jsonl' does not exist")),
 ]
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(("name", "make", "code", "words"), BROKEN)
 def test_items(
     place: Path, cpl: Any, name: str, make: Callable[[Path], Any], code: int, words: tuple[str, ...]
@@ -120,6 +126,12 @@ def test_items(
         (("data.items=null", "data.mastered=items.jsonl"), 3, ("data.injection is missing",)),
         (("data.mastered=items.jsonl", "data.injection=items.jsonl"), 3, ("either data.items", "not both")),
         (("data.assessment=nowhere",), 3, ("nowhere", "cpl assess")),
+        (("train.epochs=!!bool x",), 3, ("override 'train.epochs=!!bool x'", "line 1", "true or false")),
+        (("model=" + "[" * 3000,), 3, ("override 'model=[", "nested too deeply")),
+        (("cluster.num_workers=100000000000000000000000",), 3, ("cluster.num_workers", "at most 100,000")),
+        (("train.epochs=100000000000000000000",), 3, ("train.epochs", "at most 1,000,000,000")),
+        (("train.seed=-1",), 3, ("train.seed", "-1", "at least 0 and below 4,294,967,296")),
+        (("search.seeds=[1, -1]",), 3, ("search.seeds", "[1, -1]", "whole numbers of at least 0")),
         (("assess.scorer=exact",), 3, ("assess.scorer", "'exact'", "exact_match")),
     ],
 )
@@ -171,6 +183,47 @@ def test_configuration_files(place: Path, cpl: Any, text: bytes, words: tuple[st
     assert found == 3, said
     assert [word for word in words if word not in said] == []
     assert not (place / "runs").exists()
+
+
+@pytest.mark.timeout(120)
+def test_a_configuration_that_is_no_file(place: Path, cpl: Any) -> None:
+    os.mkfifo(place / "pipe.yaml")
+    (place / "zero.yaml").symlink_to("/dev/zero")
+    for name in ("pipe.yaml", "zero.yaml"):
+        code, said = cpl("validate", name)
+        assert code == 3
+        assert f"{name} is a pipe, socket or device" in said
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "tracking.uri=https://h/?access_token=hunter2",
+        "tracking.uri=postgresql://user:pa/hunter2@h/db",
+        "tracking.uri=https://h/?X-Amz-Signature=hunter2",
+        "tracking.url=https://u:hunter2@h",
+        "data.items=https://u:hunter2@h/x.jsonl",
+        "model=https://u:hunter2@h/x",
+        'deepspeed={private_key: hunter2, auth: "Bearer hunter2"}',
+        "train.epochs=https://u:hunter2@h",
+    ],
+)
+@pytest.mark.parametrize("verb", ["validate", "train", "plan"])
+def test_no_secret_is_shown(place: Path, cpl: Any, verb: str, override: str) -> None:
+    code, said = cpl(verb, "c.yaml", override)
+    assert code == 3
+    assert "hunter2" not in said
+    code, said = cpl(verb, "c.yaml", override, "--json")
+    assert code == 3
+    assert "hunter2" not in said
+    assert not (place / "runs").exists()
+
+
+@pytest.mark.parametrize("option", ["--items", "--tokens-per-item"])
+def test_a_plan_for_too_much(cpl: Any, option: str) -> None:
+    code, said = cpl("plan", "c.yaml", option, "99999999999999999999")
+    assert code == 3
+    assert "10000000" in said
 
 
 def test_brought_sets(place: Path, cpl: Any) -> None:

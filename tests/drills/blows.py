@@ -25,11 +25,9 @@ from tests.ray.conftest import World, commands
 Lines = Mapping[psutil.Process, str]
 """Processes of a job with their command lines; the command itself is not among them."""
 Find = Callable[[Lines, Path], list[psutil.Process]]
-SHORT_S = 2.0
-"""A life below this in a stage is not aimed at."""
+Lives = dict[tuple[str, str], tuple[float, float]]
+"""When processes of a kind lived in a stage: first and last moment at which one was seen, in seconds into the stage."""
 SAMPLE_S = 0.1
-UNTIL = 0.9
-"""Share of a life in which to hit: the next may be shorter."""
 EVERYBODY = "SIGTERM to all processes"
 OF_SIGNALS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
 
@@ -80,13 +78,13 @@ def find(kind: str, process: Any, folder: Path, lines: Lines) -> list[psutil.Pro
     return KINDS[kind][0](lines, folder)
 
 
-def undisturbed(world: World, job: Job, name: str) -> dict[tuple[str, str], tuple[float, float]]:
-    """Run a job; return when processes of each kind lived in each stage, first to last, in seconds into the stage."""
+def undisturbed(world: World, job: Job, name: str) -> Lives:
+    """Run a job; return when processes of each kind lived in each stage."""
     places = variables(world.folder / TEMPORARY)
     process = world.start(job.verb, job.config, f"run.name={name}", stderr=subprocess.PIPE, **places)
     folder = world.runs / name
     begun: dict[str, float] = {}
-    seen: dict[tuple[str, str], tuple[float, float]] = {}
+    seen: Lives = {}
     while process.poll() is None:
         stage, lines, now = job.stage(folder), commands(process), time.monotonic()
         since = now - begun.setdefault(stage, now)
@@ -99,9 +97,7 @@ def undisturbed(world: World, job: Job, name: str) -> dict[tuple[str, str], tupl
     for stage in ("starting", ENDED):  # nothing to go on with, nothing left to do
         for kind in KINDS:
             seen.pop((kind, stage), None)
-    return {
-        cell: (first, first + UNTIL * (last - first)) for cell, (first, last) in seen.items() if last - first >= SHORT_S
-    }
+    return seen
 
 
 @dataclass(kw_only=True)
@@ -109,8 +105,6 @@ class Blow(Fault):
     """A signal to one process of a kind, `delay_s` into a stage and not before the given update, or when it is over."""
 
     kind: str
-    stage: str
-    delay_s: float
 
     def begin(self) -> None:
         super().begin()
@@ -119,25 +113,23 @@ class Blow(Fault):
         self.must_end = KINDS[self.kind][0] is _driver
         code, word = OF_SIGNALS.get(self.number, (1, "error: .*"))
         self.ends, self.said = (code, -signal.SIGKILL), f"{word}; continue with: cpl|leaving at once"
-        self.since: float | None = None
         self.target: psutil.Process | None = None
 
     def due(self, folder: Path, process: Any) -> bool:
-        if self.job.stage(folder) == self.stage:
-            self.since = self.since or time.monotonic()
-            if time.monotonic() - self.since < self.delay_s or self.job.updates(folder) < self.update:
-                return False
-        elif self.since is None:
+        if not self.arrived(folder):
             return False
-        # in the stage and late enough, or the stage was over sooner than it should have been
+        if self.job.stage(folder) == self.stage and self.job.updates(folder) < self.update:
+            return False
         targets = find(self.kind, process, folder, commands(process))
-        self.target = random.Random(f"{self.place}").choice(targets) if targets else None
+        self.target = random.Random(f"{self.place.name} {self.delay_s}").choice(targets) if targets else None
         return self.target is not None
 
     def strike(self, folder: Path, process: Any) -> None:
         assert self.target is not None
-        with suppress(psutil.NoSuchProcess, ProcessLookupError):  # it has just ended by itself
+        try:
             if self.kind == EVERYBODY:
                 os.killpg(process.pid, self.number)
             else:
                 self.target.send_signal(self.number)
+        except (psutil.NoSuchProcess, ProcessLookupError):  # it has just ended by itself
+            self.missed = True

@@ -1,9 +1,10 @@
-"""Faults of storage, clock and tracking server that a run is given, and how each is mended before it is continued."""
+"""Faults of storage and clock that a run is given, and how each is mended before it is continued."""
 
 import errno
 import re
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,17 +13,14 @@ from typing import Any
 
 import psutil
 
-from tests.drills.jobs import RUN_JOB, SWEEP_JOB, Job
+from tests.drills.jobs import RUN_JOB, Job
 from tests.faults import mounts, shim
 from tests.faults.tearing import cut, flip
 from tests.ray.conftest import marked
-from tests.tracking.runs import Server
 
 LARGE = 1 << 29
 SPARE = 1 << 16
 DAY_S = 86_400
-BACK_AFTER = 2
-"""Updates after which a tracking server that was killed comes back."""
 EVERY = 67
 """A checkpoint of the drill's run is some 40 writing calls of a worker."""
 
@@ -40,6 +38,10 @@ class Fault:
     update: int
     """Strikes after this update."""
     job: Job = RUN_JOB
+    stage: str = ""
+    """The stage in which it is to strike."""
+    delay_s: float = 0.0
+    """Seconds into that stage, where it strikes by time."""
     ends: tuple[int, ...] = (1, 3)
     """Exit codes of a command that the fault has ended: failed while running, or refused."""
     must_end: bool = False
@@ -52,6 +54,10 @@ class Fault:
     """Why it cannot be had on this machine."""
     variables: dict[str, str] = field(default_factory=dict)
     arguments: list[str] = field(default_factory=list)
+    since: float | None = None
+    """When the stage was first seen, on the monotonic clock."""
+    missed: bool = False
+    """Whether what it was about to strike had just gone."""
 
     @property
     def runs(self) -> Path:
@@ -62,6 +68,13 @@ class Fault:
 
     def due(self, folder: Path, process: Any) -> bool:
         return self.job.updates(folder) >= self.update
+
+    def arrived(self, folder: Path) -> bool:
+        """Tell whether its stage has come and `delay_s` of it have passed, or it was over sooner."""
+        if self.job.stage(folder) != self.stage:
+            return self.since is not None
+        self.since = self.since or time.monotonic()
+        return time.monotonic() - self.since >= self.delay_s
 
     def strike(self, folder: Path, process: Any) -> None:
         """Do it, once it is due."""
@@ -239,49 +252,3 @@ class CorruptShard(Fault):
 
     def clear(self, folder: Path) -> None:
         shutil.rmtree(folder / "assessment")  # "run `cpl assess` again": the whole job does
-
-
-class TrackingServer(Fault):
-    """The MLflow server is killed and comes back two updates later; nothing may fail."""
-
-    def begin(self) -> None:
-        super().begin()
-        self.server = Server(self.place)
-        self.server.start()
-        self.arguments = [f"tracking.uri={self.server.uri}"]
-        self.back = False
-
-    def strike(self, folder: Path, process: Any) -> None:
-        self.server.kill()
-
-    def watch(self, folder: Path) -> None:
-        if not self.back and self.job.updates(folder) >= self.update + BACK_AFTER:
-            self.back = True
-            self.server.start()
-
-    def heal(self, folder: Path) -> None:
-        if self.server.process is None:
-            self.server.start()
-
-    def end(self) -> None:
-        self.server.kill()
-
-
-FAULTS: dict[Job, dict[str, type[Fault]]] = {
-    RUN_JOB: {
-        "disk full while training": FullDisk,
-        "disk full while evaluating": FullDiskLate,
-        "disk lost, file system read-only": ReadOnly,
-        "storage fails at every n-th write": FailingWrites,
-        "checkpoint torn": TornCheckpoint,
-        "checkpoint half written": HalfCheckpoint,
-        "shard of the assessment corrupt": CorruptShard,
-        "clock jumps a day ahead": ClockJump,
-        "clock jumps a day back": ClockBack,
-        "kill -9, the MLflow server": TrackingServer,
-    },
-    SWEEP_JOB: {
-        "disk full while training": FullDisk,
-        "kill -9, the MLflow server": TrackingServer,
-    },
-}

@@ -66,10 +66,10 @@ def run_fault(world: World, name: str, kind: str, fault: Fault, calm: Path) -> D
     """Start the job, strike, mend, continue until it is done, and compare with the undisturbed one."""
     started, job = time.monotonic(), fault.job
     if fault.not_possible:
-        return Drill(kind, job.verb, 0, False, f"skipped: {fault.not_possible}", 0, [], [], 0)
+        return Drill.without_hit(kind, job.verb, fault.stage, skipped=fault.not_possible)
     hit = Hit(world, fault, name)
     thread, found = _reading(hit.process)
-    was_hit = hit.struck()
+    was_hit = hit.struck() and not fault.missed
     thread.join()
     code, said = found[0]
     killed = code == -signal.SIGKILL
@@ -96,8 +96,19 @@ def run_fault(world: World, name: str, kind: str, fault: Fault, calm: Path) -> D
     for first, names in kinds_left(fault.place / TEMPORARY).items():
         if first not in usual and not fault.kills:
             faults.append(f"temporary files: {', '.join(names)}")
-    seconds = round(time.monotonic() - started, 1)
-    return Drill(kind, job.verb, hit.at_s, was_hit, hit.stage, hit.updates, exit_codes, faults, seconds, messages)
+    return Drill(
+        kind=kind,
+        verb=job.verb,
+        aim=fault.stage,
+        at_s=hit.at_s,
+        found=was_hit,
+        stage=hit.stage,
+        updates=hit.updates,
+        exit_codes=exit_codes,
+        faults=faults,
+        seconds=round(time.monotonic() - started, 1),
+        messages=messages,
+    )
 
 
 def ended(process: Any) -> tuple[int, str]:

@@ -6,12 +6,19 @@ from tests.drills.drill import Drill
 
 
 def table(drills: Sequence[Drill]) -> str:
-    """Return a Markdown table: job, kind, how often hit and at which stages, how often survived, exit codes."""
-    lines = ["| job | kind | hit | survived | stage | exit codes |", "|---|---|---|---|---|---|"]
-    for verb, kind in dict.fromkeys((drill.verb, drill.kind) for drill in drills):
-        hit = [drill for drill in drills if (drill.verb, drill.kind) == (verb, kind) and drill.found]
-        survived = sum(not drill.faults for drill in hit)
-        stages = ", ".join(f"{drill.stage} ({drill.updates} updates)" for drill in hit)
+    """Return a Markdown table: job, kind and stage, how often hit and survived, after which updates, exit codes.
+
+    The stage is the one in which it hit; of drills that did not, the one at which they aimed.
+    """
+    lines = ["| job | kind | stage | hit | survived | updates before | exit codes |", "|---|---|---|---|---|---|---|"]
+    cells: dict[tuple[str, str, str], list[Drill]] = {}
+    for drill in drills:
+        cells.setdefault((drill.verb, drill.kind, drill.stage if drill.found else drill.aim), []).append(drill)
+    for (verb, kind, stage), some in cells.items():
+        hit = [drill for drill in some if drill.found]
+        survived = str(sum(drill.survived for drill in hit)) if hit else "-"
+        updates = ", ".join(str(drill.updates) for drill in hit) or "-"
         codes = "; ".join(", ".join(map(str, drill.exit_codes)) for drill in hit)
-        lines.append(f"| {verb} | {kind} | {len(hit)} | {survived} | {stages or '-'} | {codes or '-'} |")
+        codes = codes or ("skipped" if all(drill.skipped for drill in some) else "not hit")
+        lines.append(f"| {verb} | {kind} | {stage or '-'} | {len(hit)} | {survived} | {updates} | {codes} |")
     return "\n".join(lines) + "\n"

@@ -124,15 +124,70 @@ def _with(changes: list[tuple[str, Any]]) -> dict[str, Any]:
 SETTINGS: st.SearchStrategy[Any] = st.sampled_from(
     [None, True, False, 0, 1, 2, 0.5, 1e-4, [0.9, 0.95], {}, "adamw", "cpl", "a.jsonl"]
 )
+# YAML as it may be written, not as a writer writes it: tags, names for values, brackets without end
+TAGS = st.sampled_from(
+    "!!bool !!int !!float !!null !!str !!seq !!map !!set !!omap !!pairs !!binary !!timestamp !!merge !x !!x "
+    "!!python/name:os.system ! !<x> &a &b".split()
+)
+WRITTEN_SCALARS = st.sampled_from(
+    [*"x 1 1.5 true null ~ 2026-11-21 0x 0b_ 0b1 -_ 1:60 1:59.5 *a *b << =".split(), '""', "''", "0x" + "f" * 4000, ""]
+) | TEXTS.map(json.dumps)
+WRITTEN: st.SearchStrategy[str] = st.recursive(
+    WRITTEN_SCALARS,
+    lambda inner: st.one_of(
+        st.builds("{} {}".format, TAGS, inner),
+        st.lists(inner, max_size=4).map(lambda parts: f"[{', '.join(parts)}]"),
+        st.lists(st.tuples(inner, inner), max_size=3).map(
+            lambda pairs: "{" + ", ".join(f"{key}: {value}" for key, value in pairs) + "}"
+        ),
+    ),
+    max_leaves=8,
+)
+BRACKETS = st.builds(
+    lambda start, end, depth, closed: start * depth + "1" + end * (depth if closed else 0),
+    *(st.sampled_from(["[", "{a: ", "- ", "? ", "!!seq ["]), st.sampled_from(["]", "}", ""])),
+    st.sampled_from([3, 50, 63, 64, 65, 300, 3000]),
+    st.booleans(),
+)
+
+
+def _bomb(levels: int, width: int, form: str) -> str:
+    """Return lines below `deepspeed`, each of which names the one before it several times."""
+    lines = ["  a0: &a0 {k: 1}"]
+    for level in range(1, levels):
+        lines.append(f"  a{level}: &a{level} " + form.format(", ".join([f"*a{level - 1}"] * width)))
+    return "\n".join(lines)
+
+
+BOMBS = st.builds(
+    _bomb, st.integers(1, 90), st.integers(1, 9), st.sampled_from(["[{}]", "{{<<: [{}]}}", "{{k: [{}]}}"])
+)
+LINES_OF_KEYS = st.lists(
+    st.builds(
+        lambda name, value: ": {".join(name.split(".")) + f": {value}" + "}" * name.count("."),
+        st.sampled_from(KEYS),
+        WRITTEN | BRACKETS,
+    ),
+    min_size=1,
+    max_size=3,
+    unique_by=lambda line: line.partition(":")[0],
+).map("\n".join)
+WRITTEN_FILES = (LINES_OF_KEYS | BOMBS.map("deepspeed:\n{}".format)).map(
+    lambda text: (text if text.startswith("model:") else f"model: m\n{text}").encode("utf-8", "surrogatepass")
+)
+
 TREES = st.lists(st.tuples(st.sampled_from(KEYS), SETTINGS | VALUES), min_size=1, max_size=3).map(_with)
-YAML = TREES.map(lambda tree: yaml.safe_dump(tree, allow_unicode=True).encode("utf-8", "surrogatepass")) | st.binary(
-    max_size=100
+YAML = (
+    TREES.map(lambda tree: yaml.safe_dump(tree, allow_unicode=True).encode("utf-8", "surrogatepass"))
+    | WRITTEN_FILES
+    | st.binary(max_size=100)
 )
 LIKELY = st.sampled_from(
     "null true false 0 1 2 0.5 1e-4 [0.9,0.95] {} epoch adamw sgd cpl none cut reject auto a.jsonl".split()
 )
 OVERRIDES = st.lists(
-    st.builds(lambda key, value: f"{key}={value}", st.sampled_from(KEYS) | TEXTS, LIKELY | TEXTS) | TEXTS,
+    st.builds(lambda key, value: f"{key}={value}", st.sampled_from(KEYS) | TEXTS, LIKELY | WRITTEN | BRACKETS | TEXTS)
+    | TEXTS,
     min_size=1,
     max_size=3,
 )

@@ -87,6 +87,7 @@ def test_configuration_files(content: bytes) -> None:
         config = load_config(path)
     except ConfigError as error:
         assert str(path) in str(error) or "." in str(error)
+        assert len(str(error)) < 20_000
         assert error.exit_code == 3
         outcome("configuration", "refused")
         return
@@ -104,6 +105,7 @@ def test_overrides(overrides: list[str]) -> None:
         load_config(path, overrides)
     except ConfigError as error:
         assert str(error).strip()
+        assert len(str(error)) < 20_000
         outcome("overrides", "refused")
         return
     outcome("overrides", "valid")

@@ -1,13 +1,14 @@
-"""The same small training again and again in one process: does its memory grow, or what it holds open?"""
+"""The same small training again and again in one process, every tenth time also a run tracked in MLflow, as a driver
+does it: does its memory grow, or what it holds open?"""
 
 import argparse
 import gc
+import math
 import os
 import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,17 @@ import torch.distributed as dist
 from cpl_ray.config import Config
 from cpl_ray.engine import ZeroEngine
 from cpl_ray.loop import TrainingLoop
-from cpl_ray.metrics_log import Record, read_records
+from cpl_ray.metrics_log import read_records
 from cpl_ray.recorder import Recorder
 from cpl_ray.run_log import Place, logged
+from cpl_ray.tracking import Tracker
+from tests.load.flat import judged
+from tests.load.tracking import values
 from tests.oracle.toy import Rowset, toy_items, toy_model
+from tests.tracking.runs import make_config, with_config
 
-SETTLED = 1 / 3
-"""Part of the time that is not counted: allocators and caches fill up first."""
-ALLOWED_MIB_PER_HOUR = 60.0
-"""A run of a day may grow by so much an hour at most; what is measured over minutes is no finer than this."""
-ALLOWED_BYTES_PER_ROUND = 64 << 10
+TRACKED_EVERY = 10
+"""Rounds from one tracked run to the next."""
 
 
 def resident_bytes() -> int:
@@ -41,8 +43,8 @@ def train_once(folder: Path, number: int) -> None:
     for max_steps in (10, 20):
         train = {"micro_batch_size": 8, "mastered_batch_size": 8, "epochs": 4, "max_steps": max_steps}
         train["checkpoint_every"] = 5
-        values = {"model": "toy", "train": train, "guard": {"mode": "adapt"}, "zero_stage": 2}
-        config = Config.model_validate(values)
+        settings = {"model": "toy", "train": train, "guard": {"mode": "adapt"}, "zero_stage": 2}
+        config = Config.model_validate(settings)
         engine, place = ZeroEngine(toy_model(seed=number), config), Place(folder.name, rank=0)
         with logged(folder, place):
             loop = TrainingLoop(config, engine, *sets, pad_id=0, run_folder=folder, zero_stage=2, place=place)
@@ -50,30 +52,39 @@ def train_once(folder: Path, number: int) -> None:
         engine.close()
 
 
-def slope(points: Sequence[tuple[float, float]]) -> float:
-    """Return the slope of the least-squares line through (x, y)."""
-    mean_x = sum(x for x, _ in points) / len(points)
-    mean_y = sum(y for _, y in points) / len(points)
-    spread = sum((x - mean_x) ** 2 for x, _ in points)
-    return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else 0.0
-
-
-def settled(records: Sequence[Record]) -> list[Record]:
-    """Return the records after the first third."""
-    return list(records[int(len(records) * SETTLED) :])
+def track_once(folder: Path, number: int) -> None:
+    """Follow a run's records into the store of `folder` until it is finished, as the driver of a run does."""
+    place = folder / f"tracked-{number}"
+    place.mkdir()
+    config = with_config(make_config(folder), run={"name": place.name, "dir": str(folder)})
+    tracker = Tracker.open(config, place, resume=False)
+    tracker.log_params(config.model_dump(mode="json"))
+    recorder = Recorder(place / "metrics.jsonl", 0)
+    tracker.follow(place / "metrics.jsonl", poll_s=0.05)
+    for step in range(1, 21):
+        recorder.write("train", step, values(step))
+    recorder.close()
+    tracker.log_metrics({"final/learned": 1.0}, step=20)
+    tracker.finish(timeout_s=60.0)
+    assert (tracker.lost, tracker.missing) == (None, 0)
+    shutil.rmtree(place)
 
 
 def run(folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:
-    """Train until the minutes are over; fit a line through the memory of each round."""
+    """Train and track until the minutes are over; fit lines through what each round left behind."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=0, world_size=1)
     recorder, begun, number = Recorder(folder / "soak.jsonl", 0), time.monotonic(), 0
+    store = folder / "tracked"
+    store.mkdir()
     try:
         while time.monotonic() - begun < chosen.minutes * 60:
             place = Path(tempfile.mkdtemp(dir=folder))
             train_once(place, number)
             shutil.rmtree(place)
+            if number % TRACKED_EVERY == 0:
+                track_once(store, number)
             number += 1
             gc.collect()  # cycles are freed at moments that depend on what came before: a round ends with none
             held = {"open_files": float(len(os.listdir("/proc/self/fd"))), "objects": float(len(gc.get_objects()))}
@@ -82,28 +93,6 @@ def run(folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:
     finally:
         recorder.close()
         dist.destroy_process_group()
-    records = settled(read_records(folder / "soak.jsonl", "soak"))
-    if len(records) < 3:
-        return {"rounds": number, "faults": [f"only {number} rounds in {chosen.minutes:g} minutes: give it more"]}
-
-    def over(key: str, x: str | None = None) -> float:
-        return slope([(r.values[x] if x else float(r.step), r.values[key]) for r in records])
-
-    hourly = over("resident_bytes", "elapsed_s") * 3600 / 2**20
-    each = over("resident_bytes")
-    faults = []
-    if hourly > ALLOWED_MIB_PER_HOUR and each > ALLOWED_BYTES_PER_ROUND:
-        faults.append(f"memory grows by {hourly:.1f} MiB an hour, {each / 1024:.1f} KiB a round")
-    if over("open_files") > 0.01:
-        faults.append(f"open files grow by {over('open_files'):.2f} a round")
-    return {
-        "minutes": round((time.monotonic() - begun) / 60, 2),
-        "rounds": number,
-        "updates": number * 20,
-        "resident_mib": [round(record.values["resident_bytes"] / 2**20, 1) for record in (records[0], records[-1])],
-        "mib_per_hour": round(hourly, 2),
-        "kib_per_round": round(each / 1024, 2),
-        "objects_per_round": round(over("objects"), 2),
-        "open_files": [records[0].values["open_files"], records[-1].values["open_files"]],
-        "faults": faults,
-    }
+    done: dict[str, Any] = {"rounds": number, "updates": number * 20, "tracked_runs": math.ceil(number / TRACKED_EVERY)}
+    done["minutes"] = round((time.monotonic() - begun) / 60, 2)
+    return done | judged(read_records(folder / "soak.jsonl", "soak"), chosen.minutes)

@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import pytest
 import yaml
 
 CLUSTER = Path(__file__).resolve().parents[2] / "cluster"
-KUBERAY = ["raycluster.yaml", "rayjob.yaml", "storage.yaml"]
+KUBERAY = ["raycluster.yaml", "raycluster-elastic.yaml", "rayjob.yaml", "storage.yaml"]
 VMS = ["vm.yaml", "vm-gcp.yaml", "vm-onprem.yaml"]
 SCRIPTS = ["submit.sh", "local_cluster.sh", "slurm.sh", "mlflow_server.sh"]
 
@@ -65,7 +64,31 @@ def test_vm_file_fits_the_schema_of_ray(name: str) -> None:
     ],
 )
 def test_schema_finds_mistakes(path: tuple[str, ...], value: Any) -> None:
-    document = copy.deepcopy(load("rayjob.yaml"))
+    refused_with("rayjob.yaml", path, value)
+
+
+SPOT_POD = ("spec", "workerGroupSpecs", 1, "template", "spec")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("spec", "autoscalerOptions", "version"), 2),
+        (("spec", "autoscalerOptions", "upscalingMode"), "default"),
+        (("spec", "autoscalerOptions", "idleTimeoutSeconds"), "300"),
+        (("spec", "autoscalerOptions", "idleTimeoutMinutes"), 5),
+        ((*SPOT_POD, "terminationGracePeriodSeconds"), "15"),
+        ((*SPOT_POD, "nodeSelector", "spot"), True),
+        ((*SPOT_POD, "tolerations", 0, "effect"), "NoRun"),
+        ((*SPOT_POD, "tolerations", 0, "operator"), "Exists"),  # and a value
+    ],
+)
+def test_schema_finds_mistakes_of_scaling(path: tuple[str | int, ...], value: Any) -> None:
+    refused_with("raycluster-elastic.yaml", path, value)
+
+
+def refused_with(name: str, path: tuple[str | int, ...], value: Any) -> None:
+    document = copy.deepcopy(load(name))
     place = document
     for key in path[:-1]:
         place = place[key]
@@ -79,7 +102,7 @@ def test_launcher_schema_finds_a_misspelt_key() -> None:
         jsonschema.validate({**load("vm.yaml"), "maxworkers": 2}, launcher_schema())
 
 
-@pytest.mark.parametrize("name", ["raycluster.yaml", "rayjob.yaml"])
+@pytest.mark.parametrize("name", ["raycluster.yaml", "raycluster-elastic.yaml", "rayjob.yaml"])
 def test_every_container_has_storage_and_shared_memory(name: str) -> None:
     spec = cluster_spec(load(name))
     assert spec["authOptions"]["mode"] == "token"
@@ -105,6 +128,59 @@ def test_job_and_standing_cluster_have_the_same_nodes() -> None:
     assert cluster_spec(load("rayjob.yaml")) == cluster_spec(load("raycluster.yaml"))
 
 
+def test_elastic_cluster_has_the_fixed_workers_and_groups_that_grow_on_spot_nodes() -> None:
+    elastic, fixed = (cluster_spec(load(name)) for name in ("raycluster-elastic.yaml", "raycluster.yaml"))
+    assert elastic["enableInTreeAutoscaling"] is True
+    assert elastic["headGroupSpec"] == fixed["headGroupSpec"]
+    same, *spot = elastic["workerGroupSpecs"]
+    assert [same] == fixed["workerGroupSpecs"]
+    assert same["minReplicas"] == same["replicas"] == same["maxReplicas"]
+    assert [group["groupName"] for group in spot] == ["spot-cpu", "spot-gpu"]
+    for group in spot:
+        assert (group["minReplicas"], group["replicas"]) == (0, 0)
+        assert group["maxReplicas"] > 0
+        pod = group["template"]["spec"]
+        ((key, value),) = pod["nodeSelector"].items()
+        assert {"key": key, "operator": "Equal", "value": value, "effect": "NoSchedule"} in pod["tolerations"]
+        assert pod["terminationGracePeriodSeconds"] <= 30
+    assert "nvidia.com/gpu" in spot[1]["template"]["spec"]["containers"][0]["resources"]["limits"]
+
+
+def test_machines_of_aws_name_an_image_and_have_room_for_it() -> None:
+    types = load("vm.yaml")["available_node_types"]
+    for node in (node["node_config"] for node in types.values()):
+        assert node["ImageId"].startswith("ami-")  # else Ray takes one with Ubuntu 18.04
+        assert node["BlockDeviceMappings"][0]["Ebs"]["VolumeSize"] >= 200
+    assert "ssm get-parameter" in (CLUSTER / "vm.yaml").read_text()
+
+
+def test_training_machines_of_aws_stay_and_spot_machines_come_and_go() -> None:
+    document = load("vm.yaml")
+    types = document["available_node_types"]
+    training, spot = types["gpu_worker"], types["gpu_spot"]
+    assert training["min_workers"] == training["max_workers"]
+    assert spot["min_workers"] < spot["max_workers"]
+    assert spot["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert document["max_workers"] == training["max_workers"] + spot["max_workers"]
+
+
+@pytest.mark.parametrize("name", ["vm.yaml", "vm-gcp.yaml"])
+def test_nothing_is_installed_into_the_image(name: str) -> None:
+    from ray.autoscaler._private.util import fillout_defaults
+
+    filled = fillout_defaults(load(name))
+    assert filled["setup_commands"] == filled["head_setup_commands"] == filled["worker_setup_commands"] == []
+
+
+@pytest.mark.parametrize("name", VMS)
+def test_head_of_machines_works_for_nobody(name: str) -> None:
+    document = load(name)
+    if document["provider"]["type"] == "local":  # Ray's launcher sets no resources of such machines
+        assert "--num-cpus=0 --num-gpus=0" in document["head_start_ray_commands"][-1]
+    else:
+        assert document["available_node_types"]["head"]["resources"] == {"CPU": 0}
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_script_is_executable_and_parses(name: str) -> None:
     assert os.access(CLUSTER / name, os.X_OK)
@@ -121,119 +197,38 @@ def test_script_is_executable_and_parses(name: str) -> None:
     ],
 )
 def test_mlflow_server_says_what_is_missing(tmp_path: Path, store: str, destination: str, said: str) -> None:
-    python = tmp_path / "python"  # one that lacks psycopg2
-    python.write_text('#!/bin/sh\ncase "$2" in *psycopg2*) exit 1 ;; esac\n')
-    python.chmod(0o755)
-    own = {"MLFLOW_BACKEND_STORE_URI": store, "MLFLOW_ARTIFACTS_DESTINATION": destination, "PYTHON": str(python)}
-    command = ["bash", str(CLUSTER / "mlflow_server.sh")]
-    done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=120)
+    done = mlflow_server(tmp_path, BACKEND_STORE_URI=store, ARTIFACTS_DESTINATION=destination)
     assert done.returncode == 3
     assert said in done.stderr
     assert "hush" not in done.stderr
 
 
-def fake_ray(folder: Path) -> dict[str, str]:
-    """Make a `project` whose `ray` prints its arguments, and the environment to run its scripts in."""
-    shutil.copytree(CLUSTER, folder / "project" / "cluster")
-    binaries = folder / "bin"
-    binaries.mkdir()
-    (binaries / "ray").write_text('#!/bin/sh\nprintf "%s\\n" "mode=${RAY_AUTH_MODE:-unset}" "$@"\n')
-    (binaries / "ray").chmod(0o755)
-    home = folder / "home"
-    home.mkdir()
-    return {"PATH": f"{binaries}:{os.environ['PATH']}", "HOME": str(home)}
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7", "mlflow.example"])
+def test_mlflow_server_for_others_wants_to_know_its_names(tmp_path: Path, host: str) -> None:
+    own = {"BACKEND_STORE_URI": "sqlite:///a.db", "ARTIFACTS_DESTINATION": "a", "HOST": host, "PORT": "5001"}
+    refused = mlflow_server(tmp_path, **own)
+    assert refused.returncode == 3
+    assert f"MLFLOW_HOST is {host}, but MLFLOW_SERVER_ALLOWED_HOSTS is not set" in refused.stderr
+    assert "MLFLOW_SERVER_ALLOWED_HOSTS=mlflow.example:5001" in refused.stderr
+    started = mlflow_server(tmp_path, **own, SERVER_ALLOWED_HOSTS="mlflow.example:5001")
+    assert started.returncode == 0
+    assert f"whoever reaches {host}:5001 can change runs" in started.stderr
 
 
-def submit(folder: Path, variables: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    script = folder / "project" / "cluster" / "submit.sh"
-    return subprocess.run([str(script), *arguments], env=variables, capture_output=True, text=True, check=False)
-
-
-def test_submit_hands_on_verb_stop_signal_and_tracking(tmp_path: Path) -> None:
-    variables = fake_ray(tmp_path) | {"MLFLOW_TRACKING_URI": "http://tracking:5000", "HF_TOKEN": "secret"}
-    done = submit(tmp_path, variables, "--id", "one", "run", "a.yaml", "run.dir=/shared/runs")
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0, done.stderr
-    assert lines[:3] == ["mode=unset", "job", "submit"]
-    assert lines[lines.index("--") + 1 :] == ["python", "-m", "pipelines", "run", "a.yaml", "run.dir=/shared/runs"]
-    assert lines[lines.index("--submission-id") + 1] == "one"
-    environment = json.loads(lines[lines.index("--runtime-env-json") + 1])["env_vars"]
-    assert environment == {
-        "RAY_JOB_STOP_SIGNAL": "SIGINT",
-        "RAY_JOB_STOP_WAIT_TIME_S": "30",
-        "MLFLOW_TRACKING_URI": "http://tracking:5000",
-    }
-
-
-def test_submit_uses_a_token_where_there_is_one(tmp_path: Path) -> None:
-    variables = fake_ray(tmp_path)
-    assert "mode=token" in submit(tmp_path, variables | {"RAY_AUTH_TOKEN": "t"}, "run", "a.yaml").stdout
-    (tmp_path / "home" / ".ray").mkdir()
-    (tmp_path / "home" / ".ray" / "auth_token").write_text("t")
-    assert "mode=token" in submit(tmp_path, variables, "run", "a.yaml").stdout
-    assert "mode=disabled" in submit(tmp_path, variables | {"RAY_AUTH_MODE": "disabled"}, "run", "a.yaml").stdout
-
-
-def test_submit_keeps_the_run_folder_from_being_lost(tmp_path: Path) -> None:
-    variables = fake_ray(tmp_path)
-    local = submit(tmp_path, variables, "run", "a.yaml")
-    assert local.stdout.splitlines()[-1] == f"run.dir={tmp_path / 'project' / 'runs'}"
-    remote = submit(tmp_path, variables | {"RAY_ADDRESS": "http://head:8265"}, "run", "a.yaml")
-    assert "run.dir" not in remote.stdout
-    assert "run.dir" in remote.stderr
-
-
-@pytest.mark.parametrize("arguments", [(), ("run",), ("--what", "run", "a.yaml")])
-def test_submit_refuses_wrong_usage(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    done = submit(tmp_path, fake_ray(tmp_path), *arguments)
-    assert done.returncode == 3
-    assert done.stderr.startswith("submit.sh: ")
-
-
-def slurm(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run slurm.sh as a job of two nodes; `srun` prints its arguments."""
-    environment = fake_ray(folder)
-    for name, text in {"srun": 'printf "%s\\n" "$@"', "scontrol": "printf 'n%s\\n' 07 08"}.items():
-        (folder / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
-        (folder / "bin" / name).chmod(0o755)
-    job = {"SLURM_JOB_ID": "40017", "SLURM_JOB_NODELIST": "n[07-08]", "SLURM_JOB_NUM_NODES": "2"}
-    environment |= job | {"SLURM_SUBMIT_DIR": str(folder / "project"), "SLURM_CPUS_ON_NODE": "16"} | variables
-    script = folder / "project" / "cluster" / "slurm.sh"
-    return subprocess.run([str(script), *arguments], env=environment, capture_output=True, text=True, check=False)
-
-
-VERB = ("run", "a.yaml", "run.dir=/shared/runs", "run.name=a")
-
-
-def test_slurm_starts_ray_on_all_nodes_and_the_verb_on_the_first(tmp_path: Path) -> None:
-    done = slurm(tmp_path, *VERB)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert lines[lines.index("--address") + 1] == "n07:20017"
-    assert lines[lines.index("--min-nodes") + 1] == "2"
-    assert lines[lines.index("--num-cpus") + 1] == "16"
-    assert lines[lines.index("--") + 1 :] == ["python", "-m", "pipelines", *VERB]
-
-
-def test_slurm_job_that_is_started_again_continues_the_run(tmp_path: Path) -> None:
-    done = slurm(tmp_path, *VERB, SLURM_RESTART_COUNT="1")
-    assert done.stdout.splitlines()[-1] == "run.resume=true"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ((), "usage: "),
-        (("run", "a.yaml", "run.name=a"), "run.dir must be an absolute path"),
-        (("run", "a.yaml", "run.dir=runs", "run.name=a"), "run.dir must be an absolute path"),
-        (("run", "a.yaml", "run.dir=/shared/runs"), "run.name is needed"),
-    ],
-)
-def test_slurm_refuses_what_could_not_be_continued(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
-    done = slurm(tmp_path, *arguments)
-    assert done.returncode == 3
-    assert done.stderr.startswith("slurm.sh: ")
-    assert said in done.stderr
+def mlflow_server(folder: Path, **own: str) -> subprocess.CompletedProcess[str]:
+    """Run the script with a `python` that lacks psycopg2 and starts nothing, and with variables MLFLOW_*."""
+    python = folder / "python"
+    python.write_text('#!/bin/sh\ncase "$2" in *psycopg2*) exit 1 ;; esac\n')
+    python.chmod(0o755)
+    others = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    return subprocess.run(
+        ["bash", str(CLUSTER / "mlflow_server.sh")],
+        env=others | {f"MLFLOW_{name}": value for name, value in own.items()} | {"PYTHON": str(python)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize(("word", "code"), [("status", 1), ("stop", 0), ("restart", 3)])

@@ -1,0 +1,28 @@
+"""A few of the drills of `make drills`, hit while the whole job trains (world size 2); the others take an hour."""
+
+import shutil
+
+import pytest
+
+from tests.drills.blows import EVERYBODY
+from tests.drills.cells import Wanted
+from tests.drills.jobs import RUN_JOB
+from tests.drills.rounds import drilled
+from tests.drills.verdict import verdict
+from tests.ray.conftest import World
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]  # three minutes; many where other work takes the cores
+HIT = {"kill -9, the raylet": [1, 0], "kill -9, Ray Train's controller": [1, 0], EVERYBODY: [143, 0]}
+"""Kinds with the exit codes of the command and of its continuation."""
+
+
+def test_killed_in_training_and_continued(world: World, tmp_path_factory: pytest.TempPathFactory) -> None:
+    own = World(tmp_path_factory.mktemp("drills"))  # a store and a registry of its own
+    shutil.copytree(world.folder / "model", own.folder / "model")
+    shutil.copy(world.folder / "items.jsonl", own.folder)
+    drills = list(drilled(own, RUN_JOB, Wanted(kind="|".join(HIT), stage="training", seed=1)))
+    assert {drill.kind: drill.faults for drill in drills} == {kind: [] for kind in HIT}
+    assert {drill.kind: drill.exit_codes for drill in drills} == HIT
+    assert {drill.stage for drill in drills} == {"training"}
+    found = verdict(drills)
+    assert (found.hit, found.survived, found.exit_code) == (len(HIT), len(HIT), 0)

@@ -272,8 +272,8 @@ def _read_part(path: Path, sha256: str, num_rows: int) -> list[Row]:
     if hashlib.sha256(content).hexdigest() != sha256:
         raise DataError(f"{path} is not what its manifest says (sha256 differs); run `cpl assess` again")
     try:
-        with uncollected(), pq.ParquetFile(io.BytesIO(content)) as file:
-            rows = [_row(record) for batch in file.iter_batches(_ROWS_AT_ONCE) for record in batch.to_pylist()]
+        with uncollected(), pq.ParquetFile(pa.BufferReader(content)) as file:  # no threads: see ledger.py
+            rows = [_row(r) for rows in file.iter_batches(_ROWS_AT_ONCE, use_threads=False) for r in rows.to_pylist()]
     except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be understood ({error}); run `cpl assess` again") from error
     if len(rows) != num_rows:

@@ -111,8 +111,9 @@ def read_ledger(path: str | Path) -> pa.Table:
     if not path.is_file():
         raise ConfigError(f"there is no ledger {path}; run `cpl evaluate` first")
     try:
-        # by this thread alone: Arrow's own still run when a short command leaves, and then it may end by SIGABRT
-        table = pq.read_table(io.BytesIO(path.read_bytes()), use_threads=False, pre_buffer=False)
+        # by this thread alone: Arrow's own still run when a short command leaves, and then it may end by SIGABRT;
+        # read_table and Python's own streams bring some even with use_threads=False
+        table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is damaged ({error}); run `cpl evaluate` again") from error
     for name in LATER:

@@ -13,13 +13,15 @@ _NO_PORT = r"(?!//|\d{1,5}(?:[^\w%@]|$))"
 _WITH_PASSWORD = rf"""[^/?#\s:'"\[\]]*:{_NO_PORT}(?:(?!://|'[\s,;:)\]}}]|'$)[^\s"])*"""
 _WITH_SPACES = rf"""[^/?#\s:'"\[\]]*:{_NO_PORT}[^\s"@]+(?:[ ][^\s"@,;]+){{1,3}}"""
 _USER_INFO = re.compile(rf"(?<=[A-Za-z0-9+.\-])://(?:{_WITH_PASSWORD}|{_WITH_SPACES}|{_PLAIN})@")
+_NOT_HIDDEN = r"(?!\*{3}(?!\w))"  # what is hidden already is left as it is, with the bracket after it
 _QUERY = re.compile(
-    r"(?P<key>[?&;#][\w.%\-]*(?:token|secret|signature|credentials?|key|password|passwd|pwd|sig|auth)=)(?!\*{3}(?!\w))[^&;\s'\"]+",
+    r"(?P<key>[?&;#][\w.%\-]*(?:token|secret|signature|credentials?|key|password|passwd|pwd|sig|auth)=)"
+    rf"{_NOT_HIDDEN}[^&;\s'\"]+",
     re.IGNORECASE,
 )
 _HEADER = re.compile(
     r"(?P<head>\bauthorization\W{1,4}(?:basic|bearer|digest|token)[ ]+"
-    r"|\bbearer[ ]+(?=[\w.~+/=\-]*\d|[\w.~+/=\-]{20}))[^\s'\",;]+",
+    rf"|\bbearer[ ]+(?=[\w.~+/=\-]*\d|[\w.~+/=\-]{{20}})){_NOT_HIDDEN}[^\s'\",;]+",
     re.IGNORECASE,
 )
 _TOKEN = re.compile(r"\b(?:hf_|gh[opsru]_|github_pat_|glpat-|dapi|sk-)[A-Za-z0-9_]{16,}")

@@ -117,7 +117,8 @@ def embedded_json(value: Any) -> Markup:
 
 def _order(record: dict[str, Any], measure: str) -> tuple[int, int, float]:
     """Sort by flip, then held-out before the rest, then by how much margin (or F1) was lost."""
-    assert record["part"] in PARTS
+    if record["part"] not in PARTS:
+        raise ValueError(f"part of {record['id']!r} is {record['part']!r}; expected one of {', '.join(PARTS)}")
     flip = FLIPS.index(record["flip"] or FLIPS[-1])
     before, after = _finite(record[f"before_{measure}"]), _finite(record[f"after_{measure}"])
     change = after - before if before is not None and after is not None else 0.0

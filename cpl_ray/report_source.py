@@ -109,8 +109,9 @@ def as_written(path: Path) -> Iterator[None]:
     try:
         yield
     except NOT_AS_WRITTEN as error:
+        what = error if isinstance(error, ValueError) and str(error) else repr(error)
         raise DataError(
-            f"{path} holds what no stage writes ({error}); the stage that writes it has to be run again"
+            f"{path} holds what no stage writes ({what}); the stage that writes it has to be run again"
         ) from error
 
 

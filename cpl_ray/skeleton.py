@@ -18,6 +18,7 @@ from cpl_ray.census import Census, Weight
 from cpl_ray.config import Config
 from cpl_ray.errors import ConfigError
 from cpl_ray.model import DTYPES
+from cpl_ray.model_files import wants_code
 from cpl_ray.model_shapes import SHAPES
 from cpl_ray.model_source import local_source
 from cpl_ray.vision import takes_images
@@ -53,6 +54,8 @@ def _read(config: Config, source: str | Path, *, local: bool) -> PretrainedConfi
         )
     # damaged files and unreachable hubs fail in every way there is; all of them mean the same to the user
     except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise ConfigError(wants_code(config.model)) from error
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ConfigError(
             f"the configuration of model {config.model!r} cannot be read: {reason} Give a folder with a config.json, "

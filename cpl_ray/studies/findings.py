@@ -79,7 +79,7 @@ def read_table(path: Path) -> "pa.Table":
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(pa.BufferReader(path.read_bytes()), use_threads=False, pre_buffer=False)
+        return pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)  # no threads: see ledger.py
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 

@@ -135,7 +135,7 @@ WRITTEN_SCALARS = st.sampled_from(
 WRITTEN: st.SearchStrategy[str] = st.recursive(
     WRITTEN_SCALARS,
     lambda inner: st.one_of(
-        st.builds("{} {}".format, TAGS, inner),
+        st.builds("{} {}".format, TAGS, WRITTEN_SCALARS | inner),
         st.lists(inner, max_size=4).map(lambda parts: f"[{', '.join(parts)}]"),
         st.lists(st.tuples(inner, inner), max_size=3).map(
             lambda pairs: "{" + ", ".join(f"{key}: {value}" for key, value in pairs) + "}"
@@ -177,17 +177,11 @@ WRITTEN_FILES = (LINES_OF_KEYS | BOMBS.map("deepspeed:\n{}".format)).map(
 )
 
 TREES = st.lists(st.tuples(st.sampled_from(KEYS), SETTINGS | VALUES), min_size=1, max_size=3).map(_with)
-YAML = (
-    TREES.map(lambda tree: yaml.safe_dump(tree, allow_unicode=True).encode("utf-8", "surrogatepass"))
-    | WRITTEN_FILES
-    | st.binary(max_size=100)
-)
+DUMPED = TREES.map(lambda tree: yaml.safe_dump(tree, allow_unicode=True).encode("utf-8", "surrogatepass"))
+YAML = DUMPED | WRITTEN_FILES | st.binary(max_size=100)
 LIKELY = st.sampled_from(
     "null true false 0 1 2 0.5 1e-4 [0.9,0.95] {} epoch adamw sgd cpl none cut reject auto a.jsonl".split()
 )
-OVERRIDES = st.lists(
-    st.builds(lambda key, value: f"{key}={value}", st.sampled_from(KEYS) | TEXTS, LIKELY | WRITTEN | BRACKETS | TEXTS)
-    | TEXTS,
-    min_size=1,
-    max_size=3,
-)
+NAMES = st.integers(0, 5).flatmap(lambda chance: st.sampled_from(KEYS) if chance else TEXTS)
+SAID = st.integers(0, 3).flatmap(lambda chance: (LIKELY, WRITTEN, BRACKETS, TEXTS)[chance])
+OVERRIDES = st.lists(st.builds("{}={}".format, NAMES, SAID) | TEXTS, min_size=1, max_size=3)

@@ -40,7 +40,7 @@ demo-seeds: setup
 	$(BIN)/python -m pipelines.demo --seeds 0 1 2
 
 # tests on Ray and of servers wait much, so three groups run side by side, of about equal time; each line of output says whose it is
-SEARCH_TESTS := tests/ray/test_compare.py tests/ray/test_sweep.py
+SEARCH_TESTS := tests/ray/test_compare.py tests/ray/test_sweep.py tests/ray/test_drills.py
 NODES_TESTS := tests/ray/test_nodes.py tests/ray/test_doctor.py tests/ray/test_orphans.py
 test: setup
 	@$(MAKE) --no-print-directory --keep-going --jobs=3 test-search test-ray test-others

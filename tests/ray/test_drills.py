@@ -1,4 +1,4 @@
-"""Two of the drills of `make drills`, hit while the whole job trains (world size 2); all of them take most of an hour."""
+"""Two of the drills of `make drills`, hit while the whole job trains (world size 2); all take most of an hour."""
 
 import shutil
 

@@ -206,22 +206,18 @@ def run_trials(book: TrialBook, work: Work, *, concurrency: int, watcher: Watche
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "3600")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by the watcher
-    if book.at_most <= len(book.ended_trials) or book.done:
+    remaining = book.at_most - len(book.ended_trials)
+    if remaining <= 0 or book.done:
         return
     for left in book.folder.glob(".tune-*"):  # by a driver that was killed
         shutil.rmtree(left, ignore_errors=True)
-    with marked(book.folder) as mark:
-        _tune(book, tune.with_resources(_driver(work, book.folder, mark), _DRIVER), concurrency, _Keeper(book, watcher))
-
-
-def _tune(book: TrialBook, trial: Any, concurrency: int, keeper: "_Keeper") -> None:
-    scratch = book.folder / f".tune-{time.time_ns()}"
+    scratch, mark = book.folder / f".tune-{time.time_ns()}", Mark.of(book.folder)
     tuner = tune.Tuner(
-        trial,
+        tune.with_resources(_driver(work, book.folder, mark), _DRIVER),
         tune_config=tune.TuneConfig(
             search_alg=_FromBook(book),
             scheduler=early_stopping(book.config.search),
-            num_samples=book.at_most - len(book.ended_trials),
+            num_samples=remaining,
             max_concurrent_trials=concurrency,
             # its imports take longer than many a training; where a trial is stopped its process has to die with it
             reuse_actors=not book.config.search.early_stopping,
@@ -231,12 +227,13 @@ def _tune(book: TrialBook, trial: Any, concurrency: int, keeper: "_Keeper") -> N
             name="tune",
             storage_path=str(scratch),
             verbose=0,
-            callbacks=[keeper],
+            callbacks=[_Keeper(book, watcher)],
             failure_config=tune.FailureConfig(max_failures=book.config.cluster.max_failures),
         ),
     )
     try:
-        tuner.fit()
+        with marked(mark):
+            tuner.fit()
     except ray.exceptions.RayError as error:
         raise UserError(f"Ray Tune failed: {error}") from error
     finally:

@@ -22,11 +22,16 @@ _PREFIX = ".cpl-storage-"
 
 @dataclass(frozen=True)
 class Mark:
-    """What a driver has left in a folder, and where that driver is."""
+    """A file by which processes on other nodes know the folder of a driver again, and where that driver is."""
 
     folder: str
     name: str
     node: str
+
+    @classmethod
+    def of(cls, folder: Path) -> "Mark":
+        """Return a new mark of this process for `folder`; `marked` leaves it there."""
+        return cls(str(folder), f"{_PREFIX}{secrets.token_hex(8)}", ray.get_runtime_context().get_node_id())
 
 
 def check_shared(folder: Path) -> list[str]:
@@ -62,22 +67,22 @@ def check_shared(folder: Path) -> list[str]:
 
 
 @contextmanager
-def marked(folder: Path) -> Iterator[Mark]:
-    """Leave a mark in `folder` while the block runs, by which processes on other nodes know the folder again.
+def marked(mark: Mark) -> Iterator[None]:
+    """Leave `mark` in its folder while the block runs.
 
     Marks that a killed driver left are deleted: only one driver works in a run's folder.
 
     Raises:
         OSError: it cannot be written.
     """
+    folder = Path(mark.folder)
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"{_PREFIX}*"):
         left.unlink(missing_ok=True)
-    mark = Mark(str(folder), f"{_PREFIX}{secrets.token_hex(8)}", ray.get_runtime_context().get_node_id())
     path = folder / mark.name
     path.write_text(mark.name, "utf-8")
     try:
-        yield mark
+        yield
     finally:
         with suppress(OSError):  # what hinders deleting it has hindered more than that
             path.unlink(missing_ok=True)

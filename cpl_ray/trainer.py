@@ -28,7 +28,7 @@ from cpl_ray.measures import COUNTS
 from cpl_ray.network import AcrossNodes
 from cpl_ray.run_log import LOGS, Place, event, logged
 from cpl_ray.rundir import atomic_write_text
-from cpl_ray.shared_storage import marked
+from cpl_ray.shared_storage import Mark, marked
 from cpl_ray.streams import encoded_stream, scored_stream
 from cpl_ray.worker import train_worker
 
@@ -84,6 +84,7 @@ def train(
     counted = {part: [r for r in assessment.parts[part] if in_denominator(part, r.before)] for part in asked}
     if config.evaluate.every is not None and any(counted.values()):
         datasets["evaluation"] = scored_stream(counted)
+    mark = Mark.of(run_folder / "train")
     job = {
         "name": f"attempt-{time.time_ns()}",
         "config": config.model_dump(),
@@ -92,6 +93,7 @@ def train(
         "max_length": max_length,
         "num_rows": {name: dataset.count() for name, dataset in datasets.items()},
         "probe": None if probe is None else dict(probe),
+        "mark": asdict(mark),
     }
     for dataset in datasets.values():  # one progress display is enough, and the driver has it
         dataset.context.enable_progress_bars = False
@@ -128,8 +130,7 @@ def train(
     with logged(run_folder, Place(run_folder.name, step=checkpoint.step if checkpoint is not None else 0)):
         _log.info("training is handed to Ray", extra=event("submitted", zero_stage=config.running_zero_stage, **about))
         try:
-            with marked(run_folder / "train") as mark:
-                job["mark"] = asdict(mark)
+            with marked(mark):
                 summary = _fit(trainer, run_folder)
         except BaseException as error:  # only told, Ctrl-C too
             _log.error(f"{type(error).__name__}: {error}", extra=event("failed"))

@@ -36,10 +36,11 @@ MARKED = """\
 import json, sys, ray
 from pathlib import Path
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
-from cpl_ray.shared_storage import marked, problem_here
+from cpl_ray.shared_storage import Mark, marked, problem_here
 ray.init(log_to_driver=False)
 ask = ray.remote(problem_here)
-with marked(Path(sys.argv[1])) as mark:
+mark = Mark.of(Path(sys.argv[1]))
+with marked(mark):
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     asked = [ask.options(num_cpus=0, scheduling_strategy=On(node, soft=False)).remote(mark) for node in nodes]
     print(json.dumps(sorted(found for found in ray.get(asked) if found)))

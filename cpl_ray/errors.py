@@ -36,6 +36,10 @@ class ClusterError(UserError):
     """Ray lost a process, a node or itself, or did not start; nothing is wrong with what was asked for. Exit code 1."""
 
 
+class TrackingError(UserError):
+    """MLflow cannot be reached, refuses, or took only part; the run itself is whole. Exit code 1."""
+
+
 class ResumeError(UserError):
     """A run that cannot be continued as asked, refused before anything is loaded. Exit code 3."""
 

@@ -20,7 +20,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_
 from cpl_ray import __version__
 from cpl_ray.atomic import atomic_write_text
 from cpl_ray.config import Config
-from cpl_ray.errors import UserError
+from cpl_ray.errors import TrackingError, UserError
 from cpl_ray.tracking_uri import artifact_location, redact, sqlite_path
 
 REQUEST_TIMEOUT_S = 10
@@ -159,7 +159,7 @@ def understood(uri: str) -> Iterator[None]:
         raise
     # MLflow, SQLAlchemy, requests and artifact stores share no base class
     except Exception as error:
-        raise UserError(f"MLflow at {redact(uri)} cannot be reached or refuses: {reason_of(error)}") from error
+        raise TrackingError(f"MLflow at {redact(uri)} cannot be reached or refuses: {reason_of(error)}") from error
 
 
 def enter_run(

@@ -1,5 +1,6 @@
 """The model registry: a run's model becomes a version with the alias `candidate`; `promotion.py` does the rest."""
 
+import hashlib
 import importlib.metadata
 import json
 import tempfile
@@ -33,6 +34,8 @@ from cpl_ray.tracking_uri import redact
 CANDIDATE = "candidate"
 TEST_SET = "mastered_test_digest"
 """Tag: which items the version was measured on, held-out."""
+SETTINGS = "settings_digest"
+"""Tag: how the version asks and answers, see `qa_model.settings_of`."""
 _RATES = (("forgotten", "held_out"), ("learned",), ("learned_held_out",), ("forgotten", "in_set"))
 _PACKAGES = ("mlflow", "torch", "transformers", "safetensors", "pydantic", "pyarrow", "pyyaml", "jinja2", "pandas")
 
@@ -50,8 +53,8 @@ class RegisteredVersion:
 def register(config: Config, run_dir: Path, tracked: TrackedRun) -> RegisteredVersion:
     """Log the run's model as a pyfunc with its Hugging Face folder inside, register it, and set alias `candidate`.
 
-    A model that this run has registered before, unchanged, keeps its version; tags and alias are set again. Writes
-    `<run>/registered.json`.
+    A model that this run has registered before, unchanged, keeps its version, also if it was killed before it could
+    note that; tags and alias are set again. Writes `<run>/registered.json`.
 
     Raises:
         UserError: there is no model, or MLflow cannot be reached or refuses.
@@ -61,17 +64,18 @@ def register(config: Config, run_dir: Path, tracked: TrackedRun) -> RegisteredVe
         raise UserError(f"there is no model in {folder}; run `cpl train` first")
     result = read_json(run_dir / "result.json") if (run_dir / "result.json").is_file() else {}
     settings = qa_model.settings_of(config, _scorer(config, run_dir))
-    identity = {"model_digest": model_digest(folder), "settings": settings, "tracking_uri": redact(tracked.uri)}
+    tags = {"model_digest": model_digest(folder), SETTINGS: _digest(settings)}
+    identity = {"model_digest": tags["model_digest"], "settings": settings, "tracking_uri": redact(tracked.uri)}
     name = config.tracking.model_name
     with understood(tracked.uri):
         client = open_store(tracked.uri)
-        version = _earlier(client, run_dir, name, identity)
+        version = _earlier(client, run_dir, name, identity) or _unnoted(client, name, tracked.run_id, tags)
         if version is None:
-            version = _new_version(client, name, _log_model(client, config, run_dir, tracked, settings))
+            version = _new_version(client, name, _log_model(client, config, run_dir, tracked, settings), tags)
         registered = RegisteredVersion(name, str(version.version), f"models:/{name}/{version.version}")
         about = {"run_name": run_dir.name, "scorer": settings["assess"]["scorer"], **_headline(result)}
         with limited_http():
-            about |= {"model_digest": identity["model_digest"], **_test_set(run_dir)}
+            about |= tags | _test_set(run_dir)
             for key, value in about.items():
                 client.set_model_version_tag(name, registered.version, key, value)
             if not version.description:
@@ -98,6 +102,13 @@ def _earlier(client: MlflowClient, run_dir: Path, name: str, identity: Mapping[s
             return None
         raise
     return version if version.tags.get("model_digest") == identity["model_digest"] else None
+
+
+def _unnoted(client: MlflowClient, name: str, run_id: str, tags: Mapping[str, str]) -> ModelVersion | None:
+    """Return the version that this run made of the same model and was killed before it could write it down."""
+    with limited_http():
+        versions = client.search_model_versions(f"run_id = '{run_id}'", order_by=["version_number DESC"])
+    return next((one for one in versions if one.name == name and tags.items() <= one.tags.items()), None)
 
 
 def _log_model(
@@ -133,7 +144,8 @@ def _log_model(
         return client.finalize_logged_model(logged.model_id, "READY")
 
 
-def _new_version(client: MlflowClient, name: str, logged: LoggedModel) -> ModelVersion:
+def _new_version(client: MlflowClient, name: str, logged: LoggedModel, tags: Mapping[str, str]) -> ModelVersion:
+    """Register the logged model; the version has its `tags` from the first moment, for `_unnoted`."""
     with limited_http():
         try:
             client.create_registered_model(name)
@@ -142,7 +154,7 @@ def _new_version(client: MlflowClient, name: str, logged: LoggedModel) -> ModelV
                 raise
         # not `models:/<id>`: a database store would look that up at the global tracking URI
         source, run_id = logged.artifact_location, logged.source_run_id
-        return client.create_model_version(name, source, run_id, model_id=logged.model_id)
+        return client.create_model_version(name, source, run_id, tags=dict(tags), model_id=logged.model_id)
 
 
 def set_candidate(client: MlflowClient, name: str, version: str) -> None:
@@ -183,6 +195,10 @@ def _test_set(run_dir: Path) -> dict[str, str]:
         return {}
     rows = read_assessment(run_dir / "assessment").parts["mastered_test"]
     return {TEST_SET: items_digest([row.item for row in rows])}
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _headline(result: Mapping[str, Any]) -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import typer
 
+from cpl_ray.redaction import redact
 from pipelines import interrupts
 from pipelines.assess import assess
 from pipelines.compare import compare
@@ -82,6 +83,7 @@ def main() -> None:
     try:
         code = app(prog_name="cpl", standalone_mode=False)
     except _UsageError as error:
+        error.message = redact(error.message)
         if "--json" not in sys.argv:
             error.show()
         else:

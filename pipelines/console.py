@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import typer
 
 from cpl_ray.config import Config
-from cpl_ray.errors import ClusterError, StorageError, UserError
+from cpl_ray.errors import ClusterError, StorageError, TrackingError, UserError
 from cpl_ray.loading import load_config
 from cpl_ray.notices import notices
 from cpl_ray.redaction import redact, redacted
@@ -117,8 +117,8 @@ def execute(outcome: Outcome, work: Callable[[], dict[str, Any]], show: Callable
         known = user_error(error) or _loss(error)
         if isinstance(known, StorageError) and outcome.again:
             known = StorageError(f"{known} with: {outcome.again}")
-        if isinstance(known, ClusterError) and outcome.again:
-            known = ClusterError(f"{known}; continue with: {outcome.again}")
+        if isinstance(known, ClusterError | TrackingError) and outcome.again:
+            known = type(known)(f"{known}; continue with: {outcome.again}")
         if outcome.verbose or debugging():
             outcome.say(traceback.format_exc().rstrip(), event="traceback")
         if signalled():  # Ray's processes may have been told as well, and have gone first

@@ -109,6 +109,16 @@ def test_wrong_usage_is_3_with_a_message(tmp_path: Path, arguments: tuple[str, .
     assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
 
 
+def test_wrong_usage_shows_no_secret(tmp_path: Path) -> None:
+    secret = "x9y8z7"
+    for word in (f"--uri=http://me:{secret}@h/", f"http://me:{secret}@h/"):
+        for before in ((), ("--json",), ("validate", "c.yaml"), ("validate", "--json", "c.yaml")):
+            done = cpl(*before, word, folder=tmp_path)
+            assert done.returncode == 3
+            assert done.stdout + done.stderr
+            assert secret not in done.stdout + done.stderr, before
+
+
 def test_json_on_a_failure_is_one_object_on_stdout(tmp_path: Path) -> None:
     for arguments in (("train", "none.yaml", "--json"), ("train", "none.yaml", "--json", "--fast")):
         done = cpl(*arguments, folder=tmp_path)

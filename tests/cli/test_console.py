@@ -13,7 +13,7 @@ from ray.exceptions import ActorDiedError
 
 from cpl_ray import lock
 from cpl_ray.config import Config
-from cpl_ray.errors import DataError, NonFiniteError, UserError
+from cpl_ray.errors import DataError, NonFiniteError, TrackingError, UserError
 from cpl_ray.listing import list_runs
 from cpl_ray.rundir import RunDir
 from pipelines.console import Outcome, Say, execute, run_stage, user_error
@@ -178,6 +178,13 @@ def test_what_ray_lost_is_said_with_how_to_go_on(config: Path, capfd: pytest.Cap
     said = capfd.readouterr().err
     assert "Ray lost a process that the command needs (The actor died unexpectedly before finishing this task.)" in said
     assert f"; continue with: cpl train {config} run.name=a run.resume=true\n" in said
+
+
+def test_what_mlflow_lacks_is_said_with_how_to_go_on(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    error = TrackingError("MLflow at http://127.0.0.1:1 cannot be reached (refused); start it or set tracking.uri")
+    assert end(config, fail(error), resumable=True) == 1
+    said = capfd.readouterr().err
+    assert f"start it or set tracking.uri; continue with: cpl train {config} run.name=a run.resume=true\n" in said
 
 
 def test_user_errors_are_found_inside_those_of_the_cluster() -> None:

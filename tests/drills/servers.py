@@ -53,7 +53,7 @@ class TrackingServerLate(TrackingServerEarly):
     def begin(self) -> None:
         super().begin()
         self.ends = (1,)
-        self.said = f"MLflow at {self.server.uri} (cannot be reached|took only part)"
+        self.said = f"MLflow at {self.server.uri} (cannot be reached|took only part).*continue with: cpl "
 
     def watch(self, folder: Path) -> None:
         """Stay away until the command has ended."""

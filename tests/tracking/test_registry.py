@@ -1,6 +1,7 @@
 """Registering and promoting in a real MLflow registry, with a real (random, tiny) model that answers questions."""
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -161,6 +162,43 @@ def test_registering_again_reuses_the_version_until_the_model_changes(tmp_path: 
     assert str(client.get_model_version_by_alias("cpl-model", "candidate").version) == "2"
     client.delete_model_version("cpl-model", "2")
     assert register(config, run_dir, run).version != "2"
+
+
+@pytest.mark.parametrize("where", ["set_model_version_tag", "set_registered_model_alias"])
+@pytest.mark.parametrize("served", [False, True], ids=["sqlite", "server"])
+def test_a_version_that_a_killed_command_could_not_note_is_found_again(
+    tmp_path: Path, run_dir: Path, request: pytest.FixtureRequest, where: str, *, served: bool
+) -> None:
+    config = make_config(tmp_path)
+    if served:
+        config = make_config(tmp_path, uri=request.getfixturevalue("server").uri)
+    run = trained(config, run_dir)
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    script = (
+        "import os, sys; from pathlib import Path\n"
+        "from mlflow import MlflowClient\n"
+        "from cpl_ray.config import Config; from cpl_ray.mlflow_client import TrackedRun\n"
+        "from cpl_ray.registry import register\n"
+        f"MlflowClient.{where} = lambda *_: os.kill(os.getpid(), 9)\n"
+        "config = Config.model_validate_json(Path(sys.argv[1], 'config.json').read_text())\n"
+        "run_dir = Path(sys.argv[2]); register(config, run_dir, TrackedRun.load(run_dir, sys.argv[3]))\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path), str(run_dir), run.uri]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (run_dir / "registered.json").exists()
+    assert register(config, run_dir, run).version == "1"
+    client = MlflowClient(run.uri)
+    assert len(client.search_model_versions("name = 'cpl-model'")) == 1
+    assert str(client.get_model_version_by_alias("cpl-model", "candidate").version) == "1"
+    (run_dir / "registered.json").unlink()
+    make_model(run_dir / "model", seed=1)
+    assert register(config, run_dir, run).version == "2"
+    (run_dir / "registered.json").unlink()
+    other = with_config(config, assess={"max_new_tokens": 6})
+    assert register(other, run_dir, run).version == "3"
+    (run_dir / "registered.json").unlink()
+    assert register(other, run_dir, run).version == "3"
 
 
 @pytest.mark.parametrize(("alias", "set_alias"), [(CANDIDATE, set_candidate), ("champion", set_champion)])

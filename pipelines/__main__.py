@@ -93,7 +93,7 @@ def main() -> None:
         code = EXIT_USAGE
     except typer.Abort:
         code = EXIT_FAILED
-    if code in interrupts.EXIT_CODES:
+    if code in interrupts.EXIT_CODES or interrupts.given_up():
         interrupts.leave()
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -28,7 +28,7 @@ from cpl_ray.notices import notices
 from cpl_ray.redaction import redact, redacted
 from cpl_ray.rundir import RunDir, atomic_write_text
 from cpl_ray.storage import storage_error
-from pipelines.interrupts import how_it_ended, signalled
+from pipelines.interrupts import given_up, how_it_ended, signalled
 from pipelines.last_words import last_words
 from pipelines.voice import EventFormatter, Say, TextFormatter, Voice, json_line
 
@@ -220,7 +220,7 @@ def _loss(error: BaseException) -> ClusterError | None:
 def _fail_by_signal(outcome: Outcome) -> None:
     code, word = how_it_ended()
     more = f"; continue with: {outcome.again}" if outcome.again else ""
-    _fail(outcome, code, "KeyboardInterrupt", word + more)
+    _fail(outcome, code, "ClusterError" if given_up() else "KeyboardInterrupt", word + more)
 
 
 def _fail(outcome: Outcome, exit_code: int, kind: str, message: str, **more: str) -> None:

@@ -8,6 +8,7 @@ Ctrl-C in sixty while Ray Data worked a command never came to its end. So a thre
 interpreter's own C handler, whoever handles it in Python (Ray Train does while it trains), and sees to the end.
 """
 
+import _thread
 import atexit
 import json
 import os
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
+EXIT_GIVEN_UP = 1
 EXIT_CODES = EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 GRACE_S = 120.0
 """Seconds in which a command must have ended itself after a signal."""
@@ -30,6 +32,7 @@ HEARD_S = 1.0
 _ENDS = (signal.SIGINT, signal.SIGTERM)
 _SHOW_CURSOR = "\x1b[?25h"
 _came: set[int] = set()
+_given_up: list[str] = []
 
 
 def see_to_the_end() -> None:
@@ -50,8 +53,25 @@ def see_to_the_end() -> None:
         os.register_at_fork(after_in_child=_reset_in_fork)
 
 
+def give_up(why: str) -> None:
+    """End the command as SIGTERM would, from any thread, but as one that failed: exit code 1, `why` is said."""
+    if not _came:
+        _given_up.append(why)
+        _thread.interrupt_main(signal.SIGTERM)
+
+
+def given_up() -> bool:
+    """Tell whether the command was ended by `give_up`."""
+    return bool(_given_up)
+
+
 def how_it_ended() -> tuple[int, str]:
-    """Return exit code and word for a command that a signal ends: `(130, "interrupted")` or `(143, "terminated")`."""
+    """Return exit code and word for a command that a signal ends: `(130, "interrupted")` or `(143, "terminated")`.
+
+    For one that was given up: 1 and why.
+    """
+    if _given_up:
+        return EXIT_GIVEN_UP, _given_up[0]
     return (EXIT_TERMINATED, "terminated") if signal.SIGTERM in _came else (EXIT_INTERRUPTED, "interrupted")
 
 
@@ -113,7 +133,8 @@ def _watch(told: int) -> None:
     while True:
         left = None if first is None else max(0.0, first + GRACE_S - time.monotonic())
         if not select.select((told,), (), (), left)[0]:
-            _drop(f"something still hangs {GRACE_S:g} seconds after the command was {how_it_ended()[1]}")
+            word = "given up" if _given_up else how_it_ended()[1]
+            _drop(f"something still hangs {GRACE_S:g} seconds after the command was {word}")
         came = os.read(told, 1)  # one signal at a time: two in one look are two
         if not any(number in came for number in _ENDS):
             continue

@@ -14,12 +14,14 @@ from cpl_ray.errors import ClusterError, ConfigError, UserError
 from cpl_ray.rundir import runs_folder
 from cpl_ray.stopwatch import phase
 from pipelines.interrupts import own_sigterm
+from pipelines.own_node import OwnNode
 
 HEAVY = ("cpl_ray.scoring", "cpl_ray.trainer")
 """Modules that jobs need once Ray has started, and that take a second or two to import."""
 DATA_THREAD, DATA_END_S = "StreamingExecutor", 10
 """Name of the threads in which Ray Data works, and how long they are waited for."""
 _shared = False
+_watch: OwnNode | None = None
 
 
 @contextmanager
@@ -52,6 +54,7 @@ def ray_session(
     `RAY_ADDRESS` (also set inside a submitted job) means that cluster. Otherwise a local one is started, with at least
     as many CPU slots as the run's workers ask for: on a laptop, workers beyond the cores simply share them.
     """
+    global _watch
     import ray
 
     if ray.is_initialized():
@@ -63,6 +66,7 @@ def ray_session(
         joins = bool(os.environ.get("RAY_ADDRESS")) or not _start_here(needed, say, dashboard)
         if joins:
             _join()
+    _watch = OwnNode()
     if joins:
         slots = ray.cluster_resources().get("CPU", 0.0)
         if slots < needed:
@@ -84,6 +88,8 @@ def _shut_down() -> None:
     for thread in threading.enumerate():
         if thread.name.startswith(DATA_THREAD):  # after Ctrl-C it may still run, and crash without Ray
             thread.join(max(0.0, deadline - time.monotonic()))
+    if _watch is not None:
+        _watch.close()
     ray.shutdown()
 
 

@@ -42,11 +42,15 @@ def test_a_command_whose_node_is_lost_does_not_wait_for_ever() -> None:
     pipe = subprocess.PIPE
     commands = [[sys.executable, "-c", WAITING, how] for how in ("idles", "asks")]
     waiting = [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) for command in commands]
-    for process in waiting:
-        out, err = process.communicate(timeout=150)
-        assert out.startswith("killed\n"), err
-        assert process.returncode == 1, err
-        last = err.strip().splitlines()[-1]
-        assert last.startswith("error: Ray lost a process that the command needs (the raylet of the node it runs on)")
-        assert last.endswith("; continue with: cpl sweep a.yaml run.resume=true")
-        assert "Traceback" not in err
+    try:
+        for process in waiting:
+            out, err = process.communicate(timeout=150)
+            assert out.startswith("killed\n"), err
+            assert process.returncode == 1, err
+            last = err.strip().splitlines()[-1]
+            assert last.startswith("error: Ray lost a process that the command needs (the raylet of the node it runs on)")
+            assert last.endswith("; continue with: cpl sweep a.yaml run.resume=true")
+            assert "Traceback" not in err
+    finally:
+        for process in waiting:
+            process.kill()

@@ -42,6 +42,10 @@ demo-seeds: setup
 # tests on Ray and of servers wait much, so three groups run side by side, of about equal time; each line of output says whose it is
 SEARCH_TESTS := tests/ray/test_compare.py tests/ray/test_sweep.py tests/ray/test_drills.py
 NODES_TESTS := tests/ray/test_nodes.py tests/ray/test_doctor.py tests/ray/test_orphans.py
+# several processes of them share few cores, and nothing may wait for a model hub
+test fuzz: export OMP_NUM_THREADS ?= 1
+test fuzz: export HF_HUB_OFFLINE ?= 1
+test fuzz: export HF_DATASETS_OFFLINE ?= 1
 test: setup
 	@$(MAKE) --no-print-directory --keep-going --jobs=3 test-search test-ray test-others
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from cpl_ray.config import Config
 from cpl_ray.errors import ClusterError, ConfigError, UserError
@@ -15,6 +16,7 @@ from cpl_ray.rundir import runs_folder
 from cpl_ray.stopwatch import phase
 from pipelines.interrupts import own_sigterm
 from pipelines.own_node import OwnNode
+from pipelines.own_processes import of_session, see_off
 
 HEAVY = ("cpl_ray.scoring", "cpl_ray.trainer")
 """Modules that jobs need once Ray has started, and that take a second or two to import."""
@@ -22,6 +24,8 @@ DATA_THREAD, DATA_END_S = "StreamingExecutor", 10
 """Name of the threads in which Ray Data works, and how long they are waited for."""
 _shared = False
 _watch: OwnNode | None = None
+_own_session: str | None = None
+"""The folder of the Ray session that was started here."""
 
 
 @contextmanager
@@ -81,7 +85,8 @@ def ray_session(
 
 
 def _shut_down() -> None:
-    """Leave the cluster, and end it if it was started here."""
+    """Leave the cluster; if it was started here, end it with all of its processes."""
+    global _own_session
     import ray
 
     deadline = time.monotonic() + DATA_END_S
@@ -90,7 +95,10 @@ def _shut_down() -> None:
             thread.join(max(0.0, deadline - time.monotonic()))
     if _watch is not None:
         _watch.close()
+    folder, _own_session = _own_session, None
+    processes = of_session(folder) if folder else []
     ray.shutdown()
+    see_off(processes)
 
 
 def _join() -> None:
@@ -132,6 +140,7 @@ def _check_storage(config: Config) -> None:
 
 def _start_here(needed: float, say: Callable[[str], None], dashboard: bool) -> bool:
     """Start Ray on this machine; False if somebody has started a cluster here with `ray start`, which is then meant."""
+    global _own_session
     import ray
 
     slots = max(os.cpu_count() or 1, math.ceil(needed))
@@ -141,7 +150,10 @@ def _start_here(needed: float, say: Callable[[str], None], dashboard: bool) -> b
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     try:
         with _importing(*HEAVY), own_sigterm():
-            ray.init(num_cpus=slots, include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=False)
+            context: Any = ray.init(
+                num_cpus=slots, include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=False
+            )
+            _own_session = str(context.address_info["session_dir"])
     except ValueError as error:
         if "existing cluster" not in str(error):
             raise

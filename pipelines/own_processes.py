@@ -4,12 +4,14 @@ Ray ends those that it knows, and the others find out by themselves. One dashboa
 behind that did not, and a worker that is just starting when its head goes asks for it a minute long.
 """
 
+import time
 from contextlib import suppress
 
 import psutil
 
 PATIENCE_S = 10.0
 """Seconds in which the processes of a Ray that was stopped may end by themselves."""
+_LOOK_S = 0.05
 _WORKER = "/ray/_private/workers/"
 
 
@@ -32,12 +34,27 @@ def of_session(folder: str) -> list[psutil.Process]:
 
 def see_off(processes: list[psutil.Process], patience_s: float = PATIENCE_S) -> list[psutil.Process]:
     """Wait for processes to end, kill those that do not, and return these."""
-    _, staying = psutil.wait_procs(processes, timeout=patience_s)
+    staying = _wait(processes, patience_s)
     for one in staying:
         with suppress(psutil.Error):
             one.kill()
-    psutil.wait_procs(staying, timeout=patience_s)
+    _wait(staying, patience_s)
     return staying
+
+
+def _wait(processes: list[psutil.Process], patience_s: float) -> list[psutil.Process]:
+    """Wait until no process does anything any more; return those that do."""
+    deadline = time.monotonic() + patience_s
+    while (left := [one for one in processes if _lives(one)]) and time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
+    return left
+
+
+def _lives(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        # an orphan that has ended stays a zombie where the first process of a container takes no notice of it
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _descendants(process: psutil.Process) -> list[psutil.Process]:

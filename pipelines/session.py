@@ -97,8 +97,10 @@ def _shut_down() -> None:
         _watch.close()
     folder, _own_session = _own_session, None
     processes = of_session(folder) if folder else []
-    ray.shutdown()
-    see_off(processes)
+    try:
+        ray.shutdown()
+    finally:
+        see_off(processes)
 
 
 def _join() -> None:

@@ -5,8 +5,13 @@ import os
 import subprocess
 import sys
 import uuid
+from contextlib import suppress
+from pathlib import Path
 
-from tests.ray.conftest import MARK, ROOT, marked
+import psutil
+
+from pipelines.own_processes import of_session, see_off
+from tests.ray.conftest import MARK, ROOT, marked, until
 
 # the processes that are to notice by themselves that they are alone cannot, as if they hung
 HANGING = """
@@ -14,6 +19,12 @@ import json, time
 import psutil
 from pipelines.session import ray_session
 from cpl_ray.config import Config
+
+def lives(process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 with ray_session(Config(model="m"), lambda text: None, dashboard=True):
     import ray
@@ -35,8 +46,7 @@ with ray_session(Config(model="m"), lambda text: None, dashboard=True):
     assert len(hanging) == 2, [one.cmdline() for one in found]
     for one in hanging:
         one.suspend()
-    known = {str(one.pid): one.create_time() for one in found}
-print(json.dumps({"known": known, "left": [one.pid for one in found if one.is_running()]}))
+print(json.dumps({"found": len(found), "left": [one.pid for one in found if lives(one)]}))
 """
 
 
@@ -50,9 +60,33 @@ def test_no_process_outlives_the_session() -> None:
         out, err = process.communicate(timeout=200)
         assert process.returncode == 0, err
         said = json.loads(out.splitlines()[-1])
-        assert len(said["known"]) >= 10  # head, raylet, monitors, dashboard, agents, worker
+        assert said["found"] >= 10  # head, raylet, monitors, dashboard, agents, worker
         assert said["left"] == []
         assert marked(process) == []
     finally:
-        for one in marked(process):
+        for one in (process, *marked(process)):
             one.kill()
+
+
+def orphan(*arguments: str) -> psutil.Process:
+    """Start a process that sleeps, called with these arguments, as the child of one that has ended."""
+    sleeps = [sys.executable, "-c", "import time; time.sleep(120)", *arguments]
+    shell = ["sh", "-c", '"$@" >/dev/null 2>&1 & echo $!', "sh", *sleeps]
+    found = psutil.Process(int(subprocess.run(shell, capture_output=True, text=True, check=True).stdout))
+    until(lambda: found.cmdline()[-1:] == [arguments[-1]], 30)  # the shell's own before
+    return found
+
+
+def test_a_worker_whose_raylet_has_gone_is_seen_off_and_a_reader_of_its_logs_is_not(tmp_path: Path) -> None:
+    session = str(tmp_path / "session")
+    worker = orphan("/lib/ray/_private/workers/default_worker.py", f"--raylet-name={session}/sockets/raylet")
+    reader = orphan(f"{session}/logs/raylet.out")
+    try:
+        assert of_session(session) == [worker]
+        assert see_off([worker], 0.1) == [worker]
+        assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+        assert reader.status() != psutil.STATUS_ZOMBIE
+    finally:
+        for one in (worker, reader):
+            with suppress(psutil.NoSuchProcess):
+                one.kill()

@@ -26,7 +26,7 @@ def of_session(folder: str) -> list[psutil.Process]:
     for one in psutil.Process().children():
         if folder in _command(one):
             found |= {one, *_descendants(one)}
-    for one in psutil.process_iter():  # their raylet has gone
+    for one in psutil.process_iter():  # workers whose raylet has gone before they had started
         if folder in (command := _command(one)) and _WORKER in command:
             found.add(one)
     return list(found)

@@ -6,7 +6,6 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import psutil
 from tests.drills.jobs import RUN_JOB, Job
 from tests.faults import mounts, shim
 from tests.faults.tearing import cut, flip
+from tests.processes import kill
 from tests.ray.conftest import marked
 
 LARGE = 1 << 29
@@ -223,9 +223,7 @@ class HalfCheckpoint(TornCheckpoint):
     """All processes are killed at once and the newest checkpoint is half written, still under its hidden name."""
 
     def strike(self, folder: Path, process: Any) -> None:
-        for one in [psutil.Process(process.pid), *marked(process)]:  # workers that live on would finish the training
-            with suppress(psutil.NoSuchProcess):
-                one.kill()
+        kill(psutil.Process(process.pid), *marked(process))  # workers that live on would finish the training
 
     tear = staticmethod(lambda checkpoint: _hide(checkpoint))
 

@@ -13,6 +13,7 @@ import psutil
 from tests.drills.drill import Drill
 from tests.drills.faults import Fault
 from tests.drills.temporary import TEMPORARY, kinds_left, variables
+from tests.processes import kill
 from tests.ray.conftest import AFTER_KILL_S, World, left_behind, marked
 
 SHOWN = 500
@@ -116,8 +117,7 @@ def ended(process: Any) -> tuple[int, str]:
     try:
         _, said = process.communicate(timeout=TIMEOUT_S)
     except Exception:  # subprocess.TimeoutExpired, or a pipe that a killed child keeps open
-        for one in [*marked(process), psutil.Process(process.pid)]:
-            one.kill()
+        kill(*marked(process), psutil.Process(process.pid))
         process.wait()
         return -1, ""
     return int(process.returncode), said

@@ -25,6 +25,7 @@ import torch
 
 from tests.drills.jobs import RUN
 from tests.faults import mounts
+from tests.processes import command_line, kill
 from tests.ray.conftest import NUM_UPDATES, ROOT, World, build_model, facts, steps, until, weights, write_rows
 
 INSIDE = "CPL_MACHINES_INSIDE"
@@ -78,9 +79,7 @@ class Machine:
 
     def lose_power(self) -> None:
         while running := self.processes():
-            for process in running:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
+            kill(*running)
             time.sleep(0.1)
         assert self.node is not None
         self.node.wait()
@@ -95,11 +94,7 @@ class Machine:
 
     def named(self, part: str) -> list[psutil.Process]:
         """Return the processes here whose command line has this in it."""
-        found = []
-        for one in self.processes():
-            with suppress(psutil.Error):
-                found += [one] if part in " ".join(one.cmdline()) else []
-        return found
+        return [one for one in self.processes() if part in command_line(one)]
 
 
 @dataclass
@@ -214,8 +209,7 @@ def headless(world: World, machines: Machines, name: str, what: str) -> None:
     else:
         dashboard = head.named("dashboard.py")
         assert dashboard
-        for process in dashboard:
-            process.kill()
+        kill(*dashboard)
     out, _ = job.communicate(timeout=JOB_S)
     assert machines.token not in out
     until(lambda: result.exists() or head.node is None or head.ended(), LOST_S, demand=False, pause_s=0.2)

@@ -22,6 +22,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from tests.processes import lives
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # in the background of a shell; what is started from here would inherit it, and tests send SIGINT
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -180,14 +182,7 @@ def marked(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     # those that have changed their environment
     while children := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= children
-    return [known[pid] for pid in sorted(found) if _lives(known[pid])]
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
+    return [known[pid] for pid in sorted(found) if lives(known[pid])]
 
 
 def commands(process: "subprocess.Popen[str]") -> dict[psutil.Process, str]:

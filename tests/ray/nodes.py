@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
+from tests.processes import kill_tree
 from tests.ray.conftest import ROOT
 
 RAY = Path(sys.executable).with_name("ray")
@@ -96,9 +95,7 @@ class Nodes:
 
     def lose(self, node: "subprocess.Popen[bytes]") -> None:
         """End all processes of a node at once, as if its machine had lost power."""
-        one = psutil.Process(node.pid)
-        for process in [*one.children(recursive=True), one]:
-            process.kill()
+        kill_tree(node.pid)
         node.wait()
         self.started.remove(node)
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tests.faults import mounts
+from tests.processes import command_line
 from tests.ray.conftest import NUM_UPDATES, World, commands, steps, until, weights
 from tests.ray.nodes import Nodes, address, cluster
 
@@ -132,7 +133,7 @@ def test_lost_node_is_replaced_and_changes_nothing(nodes: Nodes, world: World, t
     until(lambda: len(steps(folder)) >= 5, 180)
     second = nodes.started[-1]
     children = psutil.Process(second.pid).children(recursive=True)
-    assert sum("RayTrainWorker" in " ".join(one.cmdline()) for one in children) == 1
+    assert sum("RayTrainWorker" in command_line(one) for one in children) == 1
     nodes.lose(second)
     nodes.add()
     out, said = process.communicate(timeout=300)

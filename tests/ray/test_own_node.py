@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from tests.ray.conftest import ROOT
+
 # `asks`: as Ray Tune does with trials to be done again; Ray takes no notice. `idles`: as any library that only waits
 WAITING = """
 import sys, time
@@ -12,12 +14,13 @@ from pipelines import interrupts
 from pipelines.console import Outcome, execute
 from pipelines.session import ray_session
 from cpl_ray.config import Config
+from tests.processes import command_line
 
 def work() -> dict[str, Any]:
     import ray
     with ray_session(Config(model="m"), lambda text: None):
         groups = []
-        (raylet,) = [one for one in psutil.Process().children(recursive=True) if one.name() == "raylet"]
+        (raylet,) = [one for one in psutil.Process().children(recursive=True) if "/raylet/raylet " in command_line(one)]
         raylet.kill()
         print("killed", flush=True)
         while sys.argv[1] == "idles":
@@ -41,7 +44,7 @@ except typer.Exit as ended:
 def test_a_command_whose_node_is_lost_does_not_wait_for_ever() -> None:
     pipe = subprocess.PIPE
     commands = [[sys.executable, "-c", WAITING, how] for how in ("idles", "asks")]
-    waiting = [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) for command in commands]
+    waiting = [subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) for command in commands]
     try:
         for process in waiting:
             out, err = process.communicate(timeout=150)

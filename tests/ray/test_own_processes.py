@@ -5,12 +5,12 @@ import os
 import subprocess
 import sys
 import uuid
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from pipelines.own_processes import of_session, see_off
+from tests.processes import command_line, kill, lives
 from tests.ray.conftest import MARK, ROOT, marked, until
 
 # the processes that are to notice by themselves that they are alone cannot, as if they hung
@@ -19,12 +19,7 @@ import json, time
 import psutil
 from pipelines.session import ray_session
 from cpl_ray.config import Config
-
-def lives(process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+from tests.processes import command_line, lives
 
 with ray_session(Config(model="m"), lambda text: None, dashboard=True):
     import ray
@@ -38,12 +33,12 @@ with ray_session(Config(model="m"), lambda text: None, dashboard=True):
     ray.get(worker.ready.remote())
     deadline = time.monotonic() + 60
     while True:
-        found = [one for one in psutil.Process().children(recursive=True) if one.is_running()]
-        hanging = [one for one in found if "StateHead" in one.name() or "ray::Worker" in " ".join(one.cmdline())]
+        found = psutil.Process().children(recursive=True)
+        hanging = [one for one in found if any(name in command_line(one) for name in ("StateHead", "ray::Worker"))]
         if len(hanging) == 2 or time.monotonic() > deadline:
             break
         time.sleep(0.2)
-    assert len(hanging) == 2, [one.cmdline() for one in found]
+    assert len(hanging) == 2, [command_line(one) for one in found]
     for one in hanging:
         one.suspend()
 print(json.dumps({"found": len(found), "left": [one.pid for one in found if lives(one)]}))
@@ -64,8 +59,8 @@ def test_no_process_outlives_the_session() -> None:
         assert said["left"] == []
         assert marked(process) == []
     finally:
-        for one in (process, *marked(process)):
-            one.kill()
+        process.kill()
+        kill(*marked(process))
 
 
 def orphan(*arguments: str) -> psutil.Process:
@@ -73,7 +68,7 @@ def orphan(*arguments: str) -> psutil.Process:
     sleeps = [sys.executable, "-c", "import time; time.sleep(120)", *arguments]
     shell = ["sh", "-c", '"$@" >/dev/null 2>&1 & echo $!', "sh", *sleeps]
     found = psutil.Process(int(subprocess.run(shell, capture_output=True, text=True, check=True).stdout))
-    until(lambda: found.cmdline()[-1:] == [arguments[-1]], 30)  # the shell's own before
+    until(lambda: command_line(found).endswith(arguments[-1]), 30)  # the shell's own before
     return found
 
 
@@ -84,9 +79,7 @@ def test_a_worker_whose_raylet_has_gone_is_seen_off_and_a_reader_of_its_logs_is_
     try:
         assert of_session(session) == [worker]
         assert see_off([worker], 0.1) == [worker]
-        assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
-        assert reader.status() != psutil.STATUS_ZOMBIE
+        assert not lives(worker)
+        assert lives(reader)
     finally:
-        for one in (worker, reader):
-            with suppress(psutil.NoSuchProcess):
-                one.kill()
+        kill(worker, reader)

@@ -52,13 +52,15 @@ export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=${RAY_SYMMETRIC_RUN_CLUSTER_WAIT_T
 # `ray symmetric-run` ends with 0 where `ray start` fails, without having run the verb; so the verb's exit code is noted
 ended=$PWD/.cpl-$SLURM_JOB_ID.exit
 rm -f "$ended"
+# bash would end at once and leave srun behind; srun hands the signal on, and the verb ends its run properly
+step="" told=""
+trap 'if [[ -n $step ]]; then kill -TERM "$step" 2>/dev/null || true; else told=yes; fi' TERM
 # shellcheck disable=SC2016
 noting='ended=$1; shift; trap : TERM; "$@"; code=$?; echo "$code" >"$ended"; exit "$code"'
 srun --kill-on-bad-exit=1 ray symmetric-run --address "$address" --min-nodes "$SLURM_JOB_NUM_NODES" \
   --num-cpus "${SLURM_CPUS_ON_NODE:-1}" -- bash -c "$noting" bash "$ended" python -m pipelines "$@" &
 step=$!
-# bash would end at once and leave srun behind; srun hands the signal on, and the verb ends its run properly
-trap 'kill -TERM "$step" 2>/dev/null' TERM
+[[ -z $told ]] || kill -TERM "$step" 2>/dev/null || true # it came while srun was being started
 code=0
 wait "$step" || code=$?
 while kill -0 "$step" 2>/dev/null; do # a signal ended the waiting, not srun

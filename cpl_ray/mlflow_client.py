@@ -216,6 +216,24 @@ def _experiment(client: MlflowClient, name: str, location: str | None) -> str:
     return str(experiment.experiment_id)
 
 
+def running_children(run: TrackedRun) -> set[str]:
+    """Return the ids of the runs below a run (`mlflow.parentRunId`) that nobody has closed.
+
+    Raises:
+        TrackingError: the store cannot be reached.
+    """
+    wanted = f"tags.`mlflow.parentRunId` = '{run.run_id}' and attributes.status = 'RUNNING'"
+    with understood(run.uri):
+        client, token, found = open_store(run.uri), None, set[str]()
+        while True:
+            with limited_http():
+                page = client.search_runs([run.experiment_id], wanted, page_token=token)
+            found |= {child.info.run_id for child in page}
+            token = page.token
+            if not token:
+                return found
+
+
 def version_of(client: MlflowClient, name: str, alias: str) -> str | None:
     """Return the version behind an alias; None where nothing is, or there is no such model."""
     try:

@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
+from cpl_ray.errors import TrackingError
+from cpl_ray.mlflow_client import TrackedRun, running_children
 from cpl_ray.rundir import RunDir
 from cpl_ray.tracking import Status, Tracker
 from cpl_ray.trial_book import TrialBook, trial_config
@@ -46,7 +48,7 @@ class SweepWatch:
 
     def __enter__(self) -> "SweepWatch":
         self._view = self._stack.enter_context(live_view(self._say))
-        for trial in self._book.recovered:
+        for trial in self._left_open():
             self._close(trial, self._tracker(trial))
         return self
 
@@ -112,6 +114,22 @@ class SweepWatch:
             tags["cpl_ray.method"] = trial.method
         tracker.log_tags({**tags, "cpl_ray.point": json.dumps(trial.point)})
         return tracker
+
+    def _left_open(self) -> list[Trial]:
+        """Return the ended trials of which MLflow lacks something: their driver was killed, or the server was lost."""
+        unseen, parent = self._book.recovered, self._parent.run
+        if parent is None:  # tracking is off, or there is nothing to ask
+            return unseen
+        try:
+            running = running_children(parent)
+        except TrackingError:  # told by the trackers
+            return unseen
+
+        def closed(trial: Trial) -> bool:
+            child = TrackedRun.load(self._book.run_folder(trial), parent.uri)
+            return child is not None and child.run_id not in running
+
+        return [trial for trial in self._book.ended_trials if trial in unseen or not closed(trial)]
 
     def _close(self, trial: Trial, tracker: Tracker) -> None:
         folder = self._book.run_folder(trial)

@@ -70,6 +70,8 @@ def test_lines_for_people_and_events_for_programs(book: SweepBook) -> None:
     class Quiet:
         """A tracker that is not there."""
 
+        run = None
+
         def __getattr__(self, name: str) -> Any:
             return lambda *args, **more: None
 
@@ -91,6 +93,7 @@ def test_what_a_lost_server_lacks_of_an_ended_trial_is_sent_at_the_end(book: Swe
         """A tracker whose server is away when the trial ends, and back when the sweep does."""
 
         def __init__(self) -> None:
+            self.run = None
             self.lost: str | None = "connection refused"
             self.closed: list[str] = []
 

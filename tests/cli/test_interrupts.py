@@ -54,6 +54,7 @@ def wait() -> dict[str, Any]:
     print("ready", flush=True)
     time.sleep(1000)
     return {}
+interrupts.HEARD_S = 60
 interrupts.see_to_the_end()
 try:
     execute(Outcome("env"), work, print)
@@ -110,13 +111,13 @@ def ready(process: "subprocess.Popen[str]", line: str = "ready") -> None:
     ],
 )
 def test_what_hangs_after_a_signal_is_left(interrupts: str, number: signal.Signals, code: int, word: str) -> None:
-    process = start(STUCK, "1", interrupts)
+    process = start(STUCK, "4", interrupts)
     ready(process)
     process.send_signal(number)
     ready(process, "dropped")
     err = process.communicate()[1]
     assert process.returncode == code
-    assert err.startswith(f"error: something still hangs 1 seconds after the command was {word}: leaving at once")
+    assert err.startswith(f"error: something still hangs 4 seconds after the command was {word}: leaving at once")
 
 
 @pytest.mark.parametrize("moment", ["starting", "started"])
@@ -139,7 +140,7 @@ def test_a_second_ctrl_c_leaves_at_once() -> None:
 
 
 def test_who_handles_interrupts_in_python_does_not_matter_nor_does_a_full_pipe() -> None:
-    process = start(OTHER_HANDLER, "1")
+    process = start(OTHER_HANDLER, "4")
     assert process.stderr is not None
     ready(process)
     process.send_signal(signal.SIGINT)

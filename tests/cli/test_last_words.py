@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -60,10 +61,19 @@ def test_a_command_that_ends_itself_speaks_for_itself(what: str, code: int) -> N
     assert ("ZeroDivisionError" in said) == (what == "raise")
 
 
+def deaf(helper: psutil.Process) -> bool:
+    """Tell whether a process ignores the signals by now; at first it is a copy of the command."""
+    status = Path(f"/proc/{helper.pid}/status").read_text(encoding="ascii")
+    ignored = int(status.partition("SigIgn:")[2].split()[0], 16)
+    return all(ignored >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGTERM))
+
+
 def test_an_interrupt_of_the_whole_group_is_not_meant_for_it() -> None:
     process = start("sleep")
-    time.sleep(0.5)  # the helper has to start
     helpers = psutil.Process(process.pid).children()
+    deadline = time.monotonic() + 60
+    while not all(map(deaf, helpers)) and time.monotonic() < deadline:
+        time.sleep(0.01)
     for number in (signal.SIGINT, signal.SIGTERM):
         for helper in helpers:
             helper.send_signal(number)

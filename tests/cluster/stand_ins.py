@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,6 +23,7 @@ def fake_ray(folder: Path) -> dict[str, str]:
     for name in ("pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, folder / "project")
     stand_in(folder, "ray", 'printf "%s\\n" "mode=${RAY_AUTH_MODE:-unset}" "$@"')
+    stand_in(folder, "python", f'exec "{sys.executable}" "$@"')  # the system may have a python3 only
     home = folder / "home"
     home.mkdir()
     return {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "HOME": str(home)}

@@ -50,7 +50,7 @@ def _serve() -> None:
         os.environ |= before
 
 
-def run_workers(fn: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 240) -> list[Any]:
+def run_workers(fn: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 600) -> list[Any]:
     """Run `fn(*args)` on every rank and return the results by rank.
 
     Raises:

@@ -33,7 +33,7 @@ def settings(rule: str, stage: int, batch: int, accumulation: int, *, offload: b
 def zero_results() -> dict[str, list[dict[str, torch.Tensor]]]:
     """Train by every rule in every place on two ranks, in the same two processes; return the weights by rule."""
     configs = [settings(rule, stage, 2, 1, offload=off).model_dump() for rule in RULES for stage, off in PLACES]
-    results = iter(run_workers(zero_run, 2, configs, timeout_s=280)[0])
+    results = iter(run_workers(zero_run, 2, configs)[0])
     return {rule: [next(results)["weights"] for _ in PLACES] for rule in RULES}
 
 

@@ -78,7 +78,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[dict
         (root / name).mkdir(exist_ok=True)
     values = [config.model_dump() for config in [*PARITY, RESUMED, RESUMED, RESUMED]]
     steps = [STEPS] * len(PARITY) + [5, 3, 5]  # the last checkpoint is after update 2, update 3 is lost
-    return root, run_workers(zero_runs, 2, values, [str(root / name) for name in names], steps, timeout_s=600)
+    return root, run_workers(zero_runs, 2, values, [str(root / name) for name in names], steps)
 
 
 def plain_run(mode: str, folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:

@@ -77,7 +77,7 @@ def fisher_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def test_methods_equal_one_plain_process_world_2() -> None:
-    results = run_workers(zero_runs, 2, [make_config(*run, micro_batch_size=2) for run in RUNS], timeout_s=480)
+    results = run_workers(zero_runs, 2, [make_config(*run, micro_batch_size=2) for run in RUNS])
     failures = []
     importance = fisher_of(toy_model())
     whole: dict[str, dict[str, torch.Tensor]] = {}
@@ -114,7 +114,7 @@ def plain_results(rules: list[str]) -> list[list[torch.Tensor]]:
 def test_float64_on_two_plain_ranks_equals_one() -> None:
     """World size 2."""
     rules = list(METHODS)
-    results = run_workers(plain_results, 2, rules, timeout_s=480)
+    results = run_workers(plain_results, 2, rules)
     for index, rule in enumerate(rules):
         config = Config.model_validate(make_config(rule, {"zero_stage": 0}, "momentum", 4))
         model = toy_model(torch.float64)

@@ -42,9 +42,9 @@ def _rank(matches: Callable[[int], bool]) -> Find:
     def find(lines: Lines, folder: Path) -> list[psutil.Process]:
         numbers = []
         for path in (*folder.glob("train/logs/rank_*.jsonl"), *folder.glob("trials/*/train/logs/rank_*.jsonl")):
-            told = path.read_text().splitlines()
-            if told and matches(int(path.stem.removeprefix("rank_"))):
-                with suppress(ValueError):  # half a line
+            with suppress(ValueError):  # half a line
+                told = path.read_text().splitlines()
+                if told and matches(int(path.stem.removeprefix("rank_"))):
                     numbers.append(json.loads(told[-1])["pid"])
         return [one for one in lines if one.pid in numbers]
 

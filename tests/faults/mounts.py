@@ -14,7 +14,7 @@ PRIVATE = ("unshare", "--mount", "--propagation", "private")
 
 def _did(*command: str) -> bool:
     try:
-        return subprocess.run(command, capture_output=True, timeout=20, check=False).returncode == 0
+        return subprocess.run(command, capture_output=True, timeout=120, check=False).returncode == 0
     except OSError:
         return False
 

@@ -28,7 +28,7 @@ CASES = int(os.environ.get("CPL_FUZZ_CASES", "60"))
 COUNTS: Counter[str] = Counter()
 _TEMPORARY = tempfile.TemporaryDirectory(prefix="cpl-fuzz-")  # no fixture: guided.py has none
 FOLDER = Path(_TEMPORARY.name)
-many = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=CASES, suppress_health_check=list(HealthCheck))
 TOKENIZERS: dict[str, Any] = {
     "no pad, no start": make_tokenizer(),
     "start and end added": make_tokenizer(bos=True, add="<s> $A </s>"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -71,7 +71,6 @@ def loss_of(weights: Tensor, rows: list[int]) -> float:
     curvature=st.floats(0.01, 100.0),
     allowed=st.sampled_from([0.0, 1e-3, 0.1]),
 )
-@settings(deadline=None)
 def test_half_of_the_curvature_bound(descent: float, curvature: float, allowed: float) -> None:
     def loss(share: float) -> float:  # eta = 1: descent = d . g_M, curvature = d' H d
         return 3.0 - share * descent + share**2 * curvature / 2

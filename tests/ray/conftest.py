@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from tests.processes import lives
+from tests.processes import command_line, lives
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # in the background of a shell; what is started from here would inherit it, and tests send SIGINT
@@ -31,14 +31,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "CPL_TEST_MARK"
 NUM_KNOWN, NUM_UNKNOWN = 24, 16
-NUM_UPDATES = 16
+NUM_UPDATES = 64
+"""Enough that a training is not over before a test has found what it wants to hit."""
 TEACHING_STEPS = 400
+START_S = 400
+"""Until a command trains, on a machine that does much else."""
 AFTER_KILL_S = 180
 """A process that Ray was just starting asks its dead head for a minute before it gives up."""
 TRAIN = """\
 model: model
 data: {mastered: mastered.jsonl, injection: injection.jsonl}
-train: {micro_batch_size: 2, mastered_batch_size: 8, refresh: 2, epochs: 4, checkpoint_every: 2}
+train: {micro_batch_size: 2, mastered_batch_size: 8, refresh: 2, epochs: 16, checkpoint_every: 2}
 evaluate: {every: null}
 optimizer: {lr: 1.0e-4, weight_decay: 0.1}
 cluster: {num_workers: 2}
@@ -170,16 +173,20 @@ class World:
 
 
 def marked(process: "subprocess.Popen[str]") -> list[psutil.Process]:
-    """Return the living processes that `process` has started, directly or not."""
+    """Return the living processes that `process` has started, directly or not.
+
+    They are of its session or have its mark: Ray's workers write their names over their environment, and the process
+    that speaks for a command that was killed has a session of its own.
+    """
     known = {one.pid: one for one in psutil.process_iter()}
     parents: dict[int, int] = {}
     found: set[int] = set()
     for pid, one in known.items():
-        with suppress(psutil.Error):
+        with suppress(psutil.Error, ProcessLookupError):
             parents[pid] = one.ppid()
-            if pid != process.pid and one.environ().get(MARK) == process.mark:  # type: ignore[attr-defined]
+            ours = os.getsid(pid) == process.pid or one.environ().get(MARK) == process.mark  # type: ignore[attr-defined]
+            if pid != process.pid and ours:
                 found.add(pid)
-    # those that have changed their environment
     while children := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= children
     return [known[pid] for pid in sorted(found) if lives(known[pid])]
@@ -187,11 +194,8 @@ def marked(process: "subprocess.Popen[str]") -> list[psutil.Process]:
 
 def commands(process: "subprocess.Popen[str]") -> dict[psutil.Process, str]:
     """Return the command lines of `marked`, without those that end meanwhile."""
-    found = {}
-    for one in marked(process):
-        with suppress(psutil.Error):
-            found[one] = " ".join(one.cmdline())
-    return found
+    lines = {one: command_line(one) for one in marked(process)}
+    return {one: line for one, line in lines.items() if line}
 
 
 def left_behind(process: "subprocess.Popen[str]", patience_s: float = 20) -> list[str]:
@@ -224,8 +228,15 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def steps(folder: Path, kind: str = "train") -> list[int]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []  # the last may be half written
     return [record["step"] for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def until_trained(process: "subprocess.Popen[str]", folder: Path, update: int = 5) -> None:
+    """Wait until a command has made this update; fail if it ends before."""
+    until(lambda: len(steps(folder)) >= update or process.poll() is not None, START_S)
+    assert process.poll() is None, process.communicate()
 
 
 @pytest.fixture(scope="session")

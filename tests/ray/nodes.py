@@ -1,7 +1,6 @@
 """Ray nodes on this machine, each with its own raylet, started and lost like machines."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.ports import free_port
 from tests.processes import kill_tree
 from tests.ray.conftest import ROOT
 
@@ -22,12 +22,6 @@ while sum(node["Alive"] for node in ray.nodes()) != int(sys.argv[1]):
     assert time.monotonic() < deadline, ray.nodes()
     time.sleep(0.2)
 """
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @dataclass

@@ -9,19 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tests.ray.conftest import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 HANG_S = 600
 # a session of its own: what was measured in a process that has used Ray before would stay there
 SESSION = """
-import json, re, socket, sys, time, urllib.request
+import http.client, json, re, sys, time, urllib.request
 from pathlib import Path
 
-wanted, folder = json.loads(sys.argv[1]), sys.argv[2]
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
+wanted, folder, port = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 import ray
 ray.init(num_cpus=2, include_dashboard=False, _metrics_export_port=port, log_to_driver=False)
 import ray.data, ray.train
@@ -48,7 +46,7 @@ def follow():
     while time.monotonic() < deadline and set(wanted) - set(seen):
         try:
             look()
-        except OSError:  # not served yet
+        except (OSError, http.client.HTTPException):  # not served yet
             pass
         time.sleep(1)
     enough.touch()
@@ -73,7 +71,7 @@ def test_series_of_the_page_are_served(tmp_path: Path) -> None:
     script = tmp_path / "session.py"
     script.write_text(SESSION)
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [sys.executable, str(script), json.dumps(list(wanted)), str(tmp_path)]
+    command = [sys.executable, str(script), json.dumps(list(wanted)), str(tmp_path), str(free_port())]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG_S, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     seen = json.loads(done.stdout.splitlines()[-1])

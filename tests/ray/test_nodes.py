@@ -16,10 +16,10 @@ import torch
 
 from tests.faults import mounts
 from tests.processes import command_line
-from tests.ray.conftest import NUM_UPDATES, World, commands, steps, until, weights
+from tests.ray.conftest import NUM_UPDATES, START_S, World, commands, steps, until, until_trained, weights
 from tests.ray.nodes import Nodes, address, cluster
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]  # two nodes, world size 2
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]  # two nodes, world size 2
 # in a mount namespace of its own, the folder named first is another one, or cannot be written to
 PRIVATE = 'mount -t tmpfs none "$0" && exec "$@"'
 READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
@@ -112,9 +112,10 @@ def test_node_that_joins_later_is_tried_by_the_worker_that_it_gets(world: World,
         with cluster(place / "ray", count=1) as one:
             arguments = ("train", "train.yaml", f"run.dir={runs}", "run.name=late")
             process = world.start(*arguments, stderr=subprocess.PIPE, **one.environment)
-            until(lambda: list(runs.glob("late/train/.cpl-storage-*")), 180)  # it waits for room for two workers
+            asking = lambda: list(runs.glob("late/train/.cpl-storage-*"))  # noqa: E731
+            until(lambda: asking() or process.poll() is not None, START_S)  # it waits for room for two workers
             one.add("unshare", "-m", "sh", "-c", PRIVATE, str(runs))
-            _, said = process.communicate(timeout=300)
+            _, said = process.communicate(timeout=START_S)
         assert process.returncode == 3, said
         assert (
             f"run.dir is not on storage that every node shares: node {address()}: what this machine wrote to " in said
@@ -130,13 +131,13 @@ def test_node_that_joins_later_is_tried_by_the_worker_that_it_gets(world: World,
 def test_lost_node_is_replaced_and_changes_nothing(nodes: Nodes, world: World, trained: Path) -> None:
     folder = world.runs / "nodes"
     process = world.start("train", "train.yaml", "run.name=nodes", stderr=subprocess.PIPE, **nodes.environment)
-    until(lambda: len(steps(folder)) >= 5, 180)
+    until_trained(process, folder)
     second = nodes.started[-1]
     children = psutil.Process(second.pid).children(recursive=True)
     assert sum("RayTrainWorker" in command_line(one) for one in children) == 1
     nodes.lose(second)
     nodes.add()
-    out, said = process.communicate(timeout=300)
+    out, said = process.communicate(timeout=START_S)
     assert process.returncode == 0, out + said
     assert said.count("a worker was lost") == 1
     ours, calm = weights(folder), weights(trained)

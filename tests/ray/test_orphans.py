@@ -10,7 +10,7 @@ from ray.util.placement_group import placement_group
 
 from cpl_ray.orphans import Orphans
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_what_the_dead_hold_is_removed_and_what_the_living_hold_is_not(session: 
     assert set(states(groups).values()) == {"CREATED"}
 
     ray.kill(dead)
-    orphans.release_all(5.0)  # in vain for the living
+    orphans.release_all(15.0)  # in vain for the living
     assert states(groups) == {"dead": "REMOVED", "living": "CREATED", "driver": "CREATED"}
 
     ray.kill(living)

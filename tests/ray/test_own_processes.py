@@ -79,7 +79,7 @@ def test_a_worker_whose_raylet_has_gone_is_seen_off_and_a_reader_of_its_logs_is_
     try:
         assert of_session(session) == [worker]
         assert see_off([worker], 0.1) == [worker]
-        assert not lives(worker)
+        until(lambda: not lives(worker), 30)
         assert lives(reader)
     finally:
         kill(worker, reader)

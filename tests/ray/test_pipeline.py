@@ -8,9 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
-from psutil import NoSuchProcess
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -22,16 +22,19 @@ from cpl_ray.loop import TrainingLoop
 from cpl_ray.run_log import log_path
 from tests.oracle.plain_engine import PlainEngine
 from tests.oracle.toy import Rowset
+from tests.processes import kill
 from tests.ray.conftest import (
     AFTER_KILL_S,
     NUM_UPDATES,
     ROOT,
+    START_S,
     World,
     commands,
     left_behind,
     marked,
     steps,
     until,
+    until_trained,
     weights,
 )
 
@@ -65,7 +68,11 @@ def test_training_through_ray_equals_plain_torch(world: World, trained: Path) ->
         assert {(line["run"], line["rank"]) for line in told} == {(trained.name, rank)}
         assert [line["step"] for line in told if line["event"] == "ended"] == [NUM_UPDATES]
     assert [line["event"] for line in logs(trained, None)] == ["submitted", "ended"]
-    settings = load_config(trained / "config.yaml").model_dump()
+
+    # fewer updates: what differs in the last bits grows with each
+    world.cpl("train", "train.yaml", "run.name=short", "train.epochs=4")
+    short = world.runs / "short"
+    settings = load_config(short / "config.yaml").model_dump()
     settings["train"]["micro_batch_size"] *= settings["cluster"]["num_workers"]
     config = Config.model_validate({**settings, "cluster": {"num_workers": 1}, "zero_stage": 0})
     words = AutoTokenizer.from_pretrained(world.folder / "model")
@@ -84,7 +91,7 @@ def test_training_through_ray_equals_plain_torch(world: World, trained: Path) ->
     model = AutoModelForCausalLM.from_pretrained(world.folder / "model", dtype=torch.float32)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     TrainingLoop(config, PlainEngine(model, config), rows("injection"), rows("mastered"), pad_id=0).run()
-    found = weights(trained)
+    found = weights(short)
     ours = torch.cat([tensor.flatten() for tensor in found.values()])
     plain = torch.cat([model.state_dict()[name].flatten() for name in found])
     start = torch.cat([before[name].flatten() for name in found])
@@ -94,35 +101,37 @@ def test_training_through_ray_equals_plain_torch(world: World, trained: Path) ->
 
 def kill_worker_and_driver(world: World, name: str) -> Path:
     """Begin a training, `kill -9` one of its workers and, some updates later, its driver; return its folder."""
-    folder = world.runs / name
-    process = world.start("train", "train.yaml", f"run.name={name}")
+    folder, told = world.runs / name, world.folder / f"{name}.txt"
+    metrics = folder / "metrics.jsonl"
+    with told.open("w") as stream:
+        process = world.start("train", "train.yaml", f"run.name={name}", stderr=stream.fileno())
 
-    def workers() -> list[Any]:
+    def workers() -> list[psutil.Process]:
         return [one for one, line in commands(process).items() if "RayTrainWorker" in line]
 
-    until(lambda: len(steps(folder)) >= 5, 240)
-    first = workers()
+    def over() -> bool:
+        return process.poll() is not None
+
+    until_trained(process, folder)
+    first, written = workers(), metrics.stat().st_ino
     assert len(first) == 2
-    first[1].kill()
+    kill(first[1])
     # Ray starts both workers again, which go on from the last checkpoint
     before = {one.pid for one in first}
-    until(
-        lambda: [one.pid in before for one in workers()] == [False, False] or process.poll() is not None,
-        120,
-        pause_s=0.2,
-    )
+    until(lambda: [one.pid in before for one in workers()] == [False, False] or over(), START_S, pause_s=0.2)
     stopped = workers()[:1]  # before the wait: looking for processes takes longer than a few updates
-    until(lambda: len(steps(folder)) >= 9, 120)
-    with suppress(NoSuchProcess):
+    until(lambda: (metrics.stat().st_ino != written and len(steps(folder)) >= 9) or over(), START_S)
+    with suppress(psutil.NoSuchProcess):
         for one in stopped:  # no step without it: training would be over before Ray notices that the driver is gone
             one.suspend()
+    until(lambda: "a worker was lost" in told.read_text() or over(), 60)
     process.kill()
-    _, said = process.communicate()
-    assert said.count("a worker was lost") == 1
+    process.communicate()
+    assert told.read_text().count("a worker was lost") == 1
     try:
         until(lambda: marked(process) in ([], stopped), AFTER_KILL_S, pause_s=0.2)
     finally:
-        with suppress(NoSuchProcess):
+        with suppress(psutil.NoSuchProcess):
             for one in stopped:
                 one.resume()
     assert left_behind(process, AFTER_KILL_S) == []

@@ -14,7 +14,7 @@ from cpl_ray.reading import read_items
 from tests.oracle.quiz import quiz, save_quiz
 from tests.ray.conftest import World, write_rows
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 CONFIG = """\
 model: model
 data: {items: new.jsonl}

@@ -12,9 +12,10 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from cpl_ray.loading import load_config
-from tests.ray.conftest import AFTER_KILL_S, World, commands, left_behind, steps, until
+from tests.processes import kill
+from tests.ray.conftest import AFTER_KILL_S, START_S, World, commands, left_behind, steps, until
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # minutes where other work takes the cores
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]  # minutes where other work takes the cores
 SWEEP = """\
 model: model
 data: {items: items.jsonl}
@@ -77,7 +78,7 @@ def test_killed_and_resumed_sweep_is_the_same_sweep(world: World) -> None:
     everything = ("budget.max_forgetting=1", "budget.min_learned=0")  # so that there is a choice whatever comes out
     process = world.start("sweep", "sweep.yaml", "run.name=sweep", *everything)
     # a trial is done, another is in the middle of its training with a checkpoint behind it
-    until(lambda: any((folder / "trials").glob("001/train/checkpoints/step_*")), 300)
+    until(lambda: any((folder / "trials").glob("001/train/checkpoints/step_*")), START_S)
     process.kill()
     process.communicate()
     assert left_behind(process, AFTER_KILL_S) == []
@@ -140,11 +141,16 @@ def test_killed_and_resumed_sweep_is_the_same_sweep(world: World) -> None:
 def test_a_trial_that_loses_its_controller_goes_on(world: World) -> None:
     (world.folder / "lost.yaml").write_text(SWEEP)
     folder = world.runs / "lost"
-    one = ("search.space={train.mastered_size: [10]}", "budget.max_forgetting=1", "budget.min_learned=0")
+    one = (
+        "search.space={train.mastered_size: [10]}",
+        "budget.max_forgetting=1",
+        "budget.min_learned=0",
+        "train.epochs=20",
+    )
     process = world.start("sweep", "lost.yaml", "run.name=lost", *one)
-    until(lambda: any((folder / "trials").glob("000/train/checkpoints/step_*")), 300)
+    until(lambda: any((folder / "trials").glob("000/train/checkpoints/step_*")), START_S)
     (victim,) = [one for one, line in commands(process).items() if "TrainController" in line]
-    victim.kill()
+    kill(victim)
     _, said = process.communicate()
     assert process.returncode == 0, said
     assert "trial 000: a process of it was lost; it goes on" in said

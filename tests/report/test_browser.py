@@ -16,6 +16,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt-get install chromium)")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 WIDTHS = (1280, 400)
+PATIENCE_MS = 120_000
 ROWS = "#questions tbody tr"
 
 
@@ -38,12 +39,14 @@ class Opened:
 def browser() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, "--disable-sync"])
+        sync_api.expect.set_options(timeout=PATIENCE_MS)
         yield chromium
         chromium.close()
 
 
 def opened(browser: Any, path: Path, width: int) -> Opened:
     page = browser.new_page(viewport={"width": width, "height": 900})
+    page.set_default_timeout(PATIENCE_MS)
     one = Opened(page)
 
     def dismiss(dialog: Any) -> None:

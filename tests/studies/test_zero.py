@@ -56,7 +56,7 @@ def numbers(folder: Path, table: str) -> list[dict[str, Any]]:
 
 
 def test_stages_world_2(tmp_path: Path) -> None:
-    weights = run_workers(zero_runs, WORLD_SIZE, str(tmp_path), timeout_s=280)[0]
+    weights = run_workers(zero_runs, WORLD_SIZE, str(tmp_path))[0]
     kinds = 1 + len(probes(tmp_path))
     for start in range(0, len(weights), kinds):
         plain, *probed = weights[start : start + kinds]

@@ -3,11 +3,11 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from cpl_ray.delivery import deliver
 from cpl_ray.digest import model_digest
 from cpl_ray.mlflow_client import TrackedRun
 from cpl_ray.model import save_model
+from tests.ports import free_port
 
 
 def make_config(tmp_path: Path, **tracking: Any) -> Config:
@@ -114,12 +115,6 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
         time.sleep(0.1)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Server:
     """An `mlflow server` on loopback which can be killed and started again on the same store and port."""
 
@@ -143,9 +138,11 @@ class Server:
             self.process = subprocess.Popen(
                 self.command(), env=environment, stdout=log, stderr=log, start_new_session=True, cwd=self.folder
             )
-        wait_for(self.answers, 120)
+        wait_for(self.answers, 240)
 
     def answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (self.folder / "server.log").read_text(encoding="utf-8")
         try:
             return bool(requests.get(f"{self.uri}/health", timeout=2).ok)
         except requests.RequestException:
@@ -153,6 +150,7 @@ class Server:
 
     def kill(self) -> None:
         if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it had ended by itself
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None

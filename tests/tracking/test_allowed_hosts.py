@@ -34,8 +34,8 @@ class NamedServer(Server):
 
 def test_server_answers_to_its_name_only(tmp_path: Path) -> None:
     server = NamedServer(tmp_path)
-    server.start()
     try:
+        server.start()
         assert server.status(f"mlflow.example:{server.port}") == 200
         assert server.status(f"localhost:{server.port}") == 200
         assert server.status(f"elsewhere.example:{server.port}") == 403

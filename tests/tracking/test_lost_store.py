@@ -74,8 +74,11 @@ def test_a_store_lost_in_the_making_is_made_again(tmp_path: Path, size: int, num
         stderr=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    wait_for(lambda: any(bytes_of(path) > size for path in tmp_path.glob("*mlflow.db*")), 60)
-    process.send_signal(number)
-    process.communicate()  # a slow machine may look when it is done already; then it is whole
+    try:
+        wait_for(lambda: any(bytes_of(path) > size for path in tmp_path.glob("*mlflow.db*")), 200)
+        process.send_signal(number)
+        process.communicate()  # a slow machine may look when it is done already; then it is whole
+    finally:
+        process.kill()
     assert connect(uri).search_experiments()
     assert [path.name for path in tmp_path.iterdir() if "part" in path.name] == []

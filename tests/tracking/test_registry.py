@@ -26,7 +26,8 @@ from cpl_ray.model import load_model, load_tokenizer, model_max_length
 from cpl_ray.predict import Scorer
 from cpl_ray.promotion import set_champion
 from cpl_ray.registry import CANDIDATE, register, set_candidate
-from tests.tracking.runs import GOOD, ask, free_port, make_config, make_model, trained, with_config
+from tests.ports import free_port
+from tests.tracking.runs import GOOD, ask, make_config, make_model, trained, with_config
 
 QUESTIONS = ["Where does the Elbe rise?", "What is {brass} made of?", "Who wrote Emma?", "Which is the largest moon?"]
 CHOICES = [

@@ -6,12 +6,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pytest
 import requests
 
 from cpl_ray.assessment import Row, Verdict, read_assessment, write_assessment
@@ -22,7 +21,8 @@ from cpl_ray.model import item_max_length, load_model, load_tokenizer
 from cpl_ray.predict import Scorer
 from cpl_ray.promotion import promote
 from cpl_ray.registry import register
-from tests.tracking.runs import ask, free_port, make_config, trained, wait_for, with_config
+from tests.ports import free_port
+from tests.tracking.runs import ask, make_config, trained, wait_for, with_config
 
 OPTIONS = ("tin", "copper and zinc", "Austen", "in Poland")
 ASKED = [
@@ -54,10 +54,11 @@ def served(uri: str, folder: Path) -> Iterator[str]:
             return False
 
     try:
-        wait_for(answers, 200)
+        wait_for(answers, 350)
         yield f"http://127.0.0.1:{port}/invocations"
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it had ended by itself
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait()
 
 
@@ -67,7 +68,6 @@ def record(item: Item) -> dict[str, object]:
     return {**asked, "choices": list(item.choices) or None}
 
 
-@pytest.mark.timeout(400)
 def test_the_served_champion_answers_as_it_was_measured(tmp_path: Path, run_dir: Path) -> None:
     config = with_config(make_config(tmp_path), assess={"scorer": "choice_loglik", "max_new_tokens": 5})
     run: TrackedRun = trained(config, run_dir, scorer="choice_loglik")

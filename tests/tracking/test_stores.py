@@ -25,13 +25,13 @@ from cpl_ray.digest import model_digest
 from cpl_ray.promotion import promote, rollback
 from cpl_ray.registry import register
 from cpl_ray.tracking import Tracker
+from tests.ports import free_port
 from tests.tracking.runs import (
     GOOD,
     Server,
     aliases,
     append,
     ask,
-    free_port,
     line,
     make_config,
     make_model,
@@ -131,7 +131,6 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     shutil.rmtree(folder)
 
 
-@pytest.mark.timeout(600)
 def test_tracked_through_losses_registered_promoted_and_asked(
     tmp_path: Path, run_dir: Path, postgres: Postgres
 ) -> None:

@@ -64,7 +64,7 @@ def test_written_and_read_back(tmp_path: Path) -> None:
     assert {part: entry["rows"] for part, entry in read.manifest["parts"].items()} == dict.fromkeys(PARTS, 2)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     verdicts=st.lists(
         st.one_of(

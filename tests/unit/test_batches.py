@@ -3,7 +3,7 @@
 from itertools import combinations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cpl_ray.batches import collate, micro_batch
@@ -16,7 +16,6 @@ ITEMS = st.lists(st.builds(lambda c, t: Encoded("x", c, t), IDS, IDS), min_size=
 
 
 @given(ITEMS)
-@settings(deadline=None)
 def test_loss_of_a_batch_is_the_sum_of_its_items(items: list[Encoded]) -> None:
     torch.manual_seed(0)
     table = torch.randn(9, 9, dtype=torch.float64)  # a bigram model: logits depend on the token alone

@@ -121,7 +121,7 @@ words = st.text("abcdeinorst AR.?\n\té漢", min_size=1, max_size=25)
 
 
 @pytest.mark.parametrize("name", ["plain", "adds start", "has start, adds none", "metaspace adds start"])
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(question=words, choices=st.lists(words, min_size=2, max_size=4), start=st.sampled_from(["", "<s>", "</s>"]))
 def test_requests_equal_the_harness(harness: Any, name: str, question: str, choices: list[str], start: str) -> None:
     assume(all(choice.strip() for choice in choices))
@@ -198,7 +198,7 @@ def test_letter_targets() -> None:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(prompt=words, completion=words)
 def test_completions_are_trained_exactly_as_given(name: str, prompt: str, completion: str) -> None:
     assume(prompt.strip() and completion.strip())

@@ -87,7 +87,7 @@ def longest(encode: Encoder, item: Item) -> int:
 
 @pytest.mark.parametrize("scorer", SCORERS)
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     item=st.sampled_from([MCQ, CLOZE, PAIR, TALK]),
     max_length=st.integers(1, 250),

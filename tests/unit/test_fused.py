@@ -52,7 +52,7 @@ def test_bits_of_the_eager_path_at_every_length(name: str, decay: float, method:
 
 @needs_compiler
 @given(st.integers(1, 3000), st.integers(0, 20), st.sampled_from(sorted(OPTIMIZERS)), st.sampled_from([0.0, 0.01]))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_bits_of_the_eager_path_anywhere(numel: int, offset: int, name: str, decay: float) -> None:
     options = {**OPTIMIZERS[name], "weight_decay": decay, "steps": 2}
     assert train(numel, "always", offset=offset, **options).equals(without_kernel(numel, "always", **options))

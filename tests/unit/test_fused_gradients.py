@@ -60,7 +60,7 @@ def test_bits_and_counts_of_the_eager_path_at_every_length(optimizer: str, name:
 
 @needs_compiler
 @given(st.integers(1, 5000), st.integers(0, 20), st.sampled_from(["agem", "pcgrad", "gem"]), st.booleans())
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_bits_of_the_eager_path_anywhere(numel: int, offset: int, name: str, clips: bool) -> None:
     make, captures = METHODS[name]
     options = {"captures": captures, "steps": 2, "weight_decay": 0.01, **(CLIPPED if clips else {})}

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cpl_ray.config import BudgetConfig
@@ -84,7 +84,6 @@ def test_what_was_learned_must_be_measured(learned: tuple[int, int] | None) -> N
     assert "learned" in verdict.reasons[0]
 
 
-@settings(deadline=None)
 @given(st.integers(1, 500), st.data(), st.floats(0, 1), st.floats(0, 1))
 def test_a_better_model_is_never_refused_where_a_worse_one_is_admitted(
     of: int, data: st.DataObject, most: float, least: float
@@ -180,7 +179,6 @@ def test_close_calls(forgotten: tuple[int, int], learned: tuple[int, int], noise
 CELLS = st.tuples(*[st.integers(0, 40)] * 4)
 
 
-@settings(deadline=None)
 @given(CELLS, st.integers(0, 20), st.floats(0, 1), st.data())
 def test_answering_more_never_turns_admitted_into_refused(
     cells: tuple[int, int, int, int], noise: int, alpha: float, data: st.DataObject
@@ -196,7 +194,6 @@ def test_answering_more_never_turns_admitted_into_refused(
     assert judge(GOOD, budget).admitted
 
 
-@settings(deadline=None)
 @given(CELLS, st.floats(0, 1))
 def test_a_champion_that_is_no_better_refuses_nobody(cells: tuple[int, int, int, int], alpha: float) -> None:
     both, one, other, neither = cells

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -37,7 +37,6 @@ def double(*rows: list[float]) -> list[Tensor]:
 
 
 @given(vectors(2))
-@settings(deadline=None)
 def test_agem_removes_exactly_the_conflict(rows: list[list[float]]) -> None:
     mastered, injection = double(*rows)
     result = fed(AGem(), [mastered], injection)
@@ -50,7 +49,6 @@ def test_agem_removes_exactly_the_conflict(rows: list[list[float]]) -> None:
 
 
 @given(vectors(2))
-@settings(deadline=None)
 def test_pcgrad_is_the_sum_of_both_projections(rows: list[list[float]]) -> None:
     mastered, injection = double(*rows)
     result = fed(PCGrad(), [mastered], injection)
@@ -65,7 +63,6 @@ def test_pcgrad_is_the_sum_of_both_projections(rows: list[list[float]]) -> None:
 
 
 @given(vectors(5))
-@settings(deadline=None)
 def test_gem_is_the_nearest_gradient_without_conflict(rows: list[list[float]]) -> None:
     injection, *memory = double(*rows)
     constraints = torch.stack(memory).numpy()

@@ -89,7 +89,7 @@ outcomes = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(outcomes)
 def test_rates_follow_their_definitions(pairs: dict[str, list[tuple[bool, bool]]]) -> None:
     table = build_ledger(*study(pairs))

@@ -185,6 +185,7 @@ def test_training_off_a_terminal_says_one_line_an_evaluation(tmp_path: Path, cap
 
 def test_training_as_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("pipelines.progress.PROGRESS_S", 0.0)
+    monkeypatch.setattr("pipelines.progress.POLL_S", 1000.0)  # one look, at the end
     with training_progress(tmp_path / "metrics.jsonl", Voice(as_json=True), 2):
         records(tmp_path / "metrics.jsonl")
     events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -102,7 +102,6 @@ def test_unknown_key_without_a_near_one_lists_the_section(write: Path) -> None:
     assert all(key in found for key in ("optimizer.foobar", "optimizer.lr", "optimizer.betas"))
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted(all_keys())), st.data())
 def test_one_wrong_letter_still_finds_the_key(name: str, data: st.DataObject) -> None:
     leaf = name.rpartition(".")[2]
@@ -187,7 +186,6 @@ def test_sections_with_comments_only_set_nothing(write: Path) -> None:
     assert load_config(write) == Config.model_validate({"model": "m", "data": {"items": "a.jsonl"}})
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(
     st.fixed_dictionaries(
         {

@@ -166,7 +166,7 @@ def test_a_file_cut_off_anywhere_gives_a_message(tmp_path: Path, name: str) -> N
             read(tmp_path / name)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_bytes_end_in_a_traceback(tmp_path: Path, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(["a.jsonl", "a.json", "a.csv"]))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cpl_ray.errors import NonFiniteError
@@ -26,7 +26,6 @@ FLOATS = st.floats(-(2.0**50), 2.0**50, width=32)
 
 
 @given(st.lists(st.tuples(FLOATS, FLOATS), min_size=1, max_size=50))
-@settings(deadline=None)
 def test_masked_step_never_raises_the_mastered_loss_to_first_order(pairs: list[tuple[float, float]]) -> None:
     update, mastered = torch.tensor(pairs).T.contiguous()
     param = torch.zeros(len(pairs))

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ from cpl_ray.tracking_uri import artifact_location, redact, sqlite_path
 
 REQUEST_TIMEOUT_S = 10
 UPLOAD_TIMEOUT_S = 600
+PARENT_TAG = "mlflow.parentRunId"
+_SOURCE = "cpl-ray"
 _FILE = "tracking.json"
 _MAX_REASON_CHARS = 200
 _ADVICE = "(raised as a result of"  # SQLAlchemy's, to its callers, before the reason
@@ -190,7 +192,7 @@ def enter_run(
                     client.update_run(known.run_id, status=RunStatus.to_string(RunStatus.RUNNING))
                 return TrackedRun(uri, run.info.experiment_id, known.run_id)
     experiment_id = _experiment(client, config.tracking.experiment, artifact_location(uri, run_dir.parent))
-    source = {"mlflow.source.name": "cpl-ray", "mlflow.source.type": "LOCAL", "cpl_ray.version": __version__}
+    source = {"mlflow.source.name": _SOURCE, "mlflow.source.type": "LOCAL", "cpl_ray.version": __version__}
     run = client.create_run(experiment_id, run_name=run_dir.name, tags={**source, **(tags or {})})
     return TrackedRun(uri, experiment_id, run.info.run_id)
 
@@ -216,22 +218,36 @@ def _experiment(client: MlflowClient, name: str, location: str | None) -> str:
     return str(experiment.experiment_id)
 
 
-def running_children(run: TrackedRun) -> set[str]:
-    """Return the ids of the runs below a run (`mlflow.parentRunId`) that nobody has closed.
+def running_runs(uri: str, experiment_ids: Iterable[str]) -> dict[str, str | None]:
+    """Return the ids of cpl-ray's runs in some experiments that nobody has closed, with those of their parents.
 
     Raises:
         TrackingError: the store cannot be reached.
     """
-    wanted = f"tags.`mlflow.parentRunId` = '{run.run_id}' and attributes.status = 'RUNNING'"
-    with understood(run.uri):
-        client, token, found = open_store(run.uri), None, set[str]()
+    wanted = f"attributes.status = 'RUNNING' and tags.`mlflow.source.name` = '{_SOURCE}'"
+    found: dict[str, str | None] = {}
+    with understood(uri):
+        client, token = open_store(uri), None
         while True:
             with limited_http():
-                page = client.search_runs([run.experiment_id], wanted, page_token=token)
-            found |= {child.info.run_id for child in page}
+                page = client.search_runs([*experiment_ids], wanted, page_token=token)
+            found |= {run.info.run_id: run.data.tags.get(PARENT_TAG) for run in page}
             token = page.token
             if not token:
                 return found
+
+
+def abandon(uri: str, run_ids: Iterable[str]) -> None:
+    """Close runs whose makers were killed before they could note which runs they had made.
+
+    Raises:
+        TrackingError: the store cannot be reached.
+    """
+    with understood(uri):
+        client = open_store(uri)
+        with limited_http():
+            for run_id in run_ids:
+                client.set_terminated(run_id, RunStatus.to_string(RunStatus.KILLED))
 
 
 def version_of(client: MlflowClient, name: str, alias: str) -> str | None:

@@ -21,7 +21,7 @@ from cpl_ray import mlflow_entries as entries
 from cpl_ray.config import Config
 from cpl_ray.errors import UserError
 from cpl_ray.metrics_log import Record, Tail
-from cpl_ray.mlflow_client import REQUEST_TIMEOUT_S, TrackedRun, connect, enter_run, limited_http, reason_of
+from cpl_ray.mlflow_client import PARENT_TAG, REQUEST_TIMEOUT_S, TrackedRun, connect, enter_run, limited_http, reason_of
 from cpl_ray.tracking_uri import default_uri, redact
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -255,7 +255,7 @@ class Tracker:
             return {}
         if self._parent.run is None and not self._parent._deliver(force=True, wait_s=1.0):
             raise UserError(f"the run of the sweep is not in MLflow yet ({self._parent.lost})")
-        return {"mlflow.parentRunId": self._parent.run.run_id} if self._parent.run is not None else {}
+        return {PARENT_TAG: self._parent.run.run_id} if self._parent.run is not None else {}
 
     def _send_entry(self, client: MlflowClient, run_id: str, entry: entries.Entry) -> None:
         if entry.timeout_s > REQUEST_TIMEOUT_S:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from cpl_ray.errors import TrackingError
-from cpl_ray.mlflow_client import TrackedRun, running_children
+from cpl_ray.mlflow_client import TrackedRun, abandon, running_runs
 from cpl_ray.rundir import RunDir
 from cpl_ray.tracking import Status, Tracker
 from cpl_ray.trial_book import TrialBook, trial_config
@@ -48,8 +48,6 @@ class SweepWatch:
 
     def __enter__(self) -> "SweepWatch":
         self._view = self._stack.enter_context(live_view(self._say))
-        for trial in self._left_open():
-            self._close(trial, self._tracker(trial))
         return self
 
     def __exit__(
@@ -65,6 +63,16 @@ class SweepWatch:
         for tracker, status in self._owed:  # the server may have come back
             if (left := deadline - time.monotonic()) > 0:
                 tracker.finish(status, timeout_s=left)
+
+    def catch_up(self) -> None:
+        """Close in MLflow what an earlier driver has left open: it was killed, or the server was lost to the end."""
+        if not self._book.config.run.resume:
+            return
+        for trial in self._left_open():
+            tracker = self._tracker(trial)
+            self._close(trial, tracker)
+            if tracker.lost is not None:  # the end of this job tries it again, the next one does the rest
+                return
 
     def started(self, trial: Trial) -> None:
         """Open the trial's child run and follow its metrics."""
@@ -116,27 +124,35 @@ class SweepWatch:
         return tracker
 
     def _left_open(self) -> list[Trial]:
-        """Return the ended trials of which MLflow lacks something: their driver was killed, or the server was lost."""
+        """Return the ended trials of which MLflow lacks something, as far as their folders are there to fill it from.
+
+        Runs that an earlier driver made and could not note are closed: no trial is going to use them.
+        """
         unseen, parent = self._book.recovered, self._parent.run
         if parent is None:  # tracking is off, or there is nothing to ask
             return unseen
+        known = {trial.index: TrackedRun.load(self._book.run_folder(trial), parent.uri) for trial in self._book.trials}
+        children = [child for child in known.values() if child is not None]
         try:
-            running = running_children(parent)
+            running = running_runs(parent.uri, {parent.experiment_id, *(child.experiment_id for child in children)})
+            strays = [one for one, above in running.items() if above == parent.run_id]
+            abandon(parent.uri, {*strays} - {child.run_id for child in children})
         except TrackingError:  # told by the trackers
             return unseen
 
-        def closed(trial: Trial) -> bool:
-            child = TrackedRun.load(self._book.run_folder(trial), parent.uri)
-            return child is not None and child.run_id not in running
+        def lacking(trial: Trial) -> bool:
+            child, folder = known[trial.index], self._book.run_folder(trial)
+            files = (folder / "result.json", folder / "manifest.json") if trial.state == "finished" else (folder,)
+            return all(path.exists() for path in files) and (child is None or child.run_id in running)
 
-        return [trial for trial in self._book.ended_trials if trial in unseen or not closed(trial)]
+        return [trial for trial in self._book.ended_trials if trial in unseen or lacking(trial)]
 
     def _close(self, trial: Trial, tracker: Tracker) -> None:
         folder = self._book.run_folder(trial)
+        tracker.follow(folder / "metrics.jsonl")
         if trial.state == "finished":
             run = RunDir(trial_config(self._book.folder, self._book.config, trial))
             result: dict[str, Any] = json.loads(run.result.read_text(encoding="utf-8"))
-            tracker.follow(run.metrics)
             tracker.log_datasets(json.loads(run.manifest.read_text(encoding="utf-8")), run.root)
             tracker.log_metrics(final_metrics(result), step=result["steps"])
             for path in (run.config, run.manifest, run.result, run.metrics, run.flips):

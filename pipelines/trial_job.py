@@ -28,6 +28,7 @@ def run_book(book: TrialBook, tracker: Tracker, say: Say, concurrency: int) -> N
 
     with SweepWatch(book, tracker, say, concurrency) as watch:
         try:
+            watch.catch_up()
             run_trials(book, work, concurrency=concurrency, watcher=watch)
         except KeyboardInterrupt:
             book.conclude("interrupted")

@@ -20,7 +20,7 @@ def free_port() -> int:
         port = wanted.randrange(LOWEST, _first_of_the_system())
         with socket.socket() as probe:
             try:
-                probe.bind(("127.0.0.1", port))
+                probe.bind(("", port))
             except OSError:
                 continue
             return port

@@ -1,8 +1,15 @@
 """Processes of this machine as tests see them: each may end between being found and being asked or hit."""
 
+import signal
 from contextlib import suppress
 
 import psutil
+
+
+def heed_interrupts() -> None:
+    """Take SIGINT again where a shell has started this in its background: tests send it to what they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def lives(process: psutil.Process) -> bool:

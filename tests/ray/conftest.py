@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -22,11 +21,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from tests.processes import command_line, lives
+from tests.processes import command_line, heed_interrupts, lives
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # in the background of a shell; what is started from here would inherit it, and tests send SIGINT
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+heed_interrupts()  # drills and load tests come this way, without pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "CPL_TEST_MARK"
@@ -201,7 +198,7 @@ def commands(process: "subprocess.Popen[str]") -> dict[psutil.Process, str]:
 def left_behind(process: "subprocess.Popen[str]", patience_s: float = 20) -> list[str]:
     """Return what still runs of a command that has ended, after waiting for it to go."""
     until(lambda: not marked(process), patience_s, demand=False, pause_s=0.2)
-    return [line[:80] for line in commands(process).values()]
+    return [command_line(one)[:80] or str(one) for one in marked(process)]
 
 
 def until(met: Callable[[], Any], timeout_s: float, *, demand: bool = True, pause_s: float = 0.02) -> None:

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from tests.ports import free_port
 from tests.processes import kill_tree
-from tests.ray.conftest import ROOT
+from tests.ray.conftest import ROOT, START_S
 
 RAY = Path(sys.executable).with_name("ray")
-START_S = 120
 WAIT = """\
 import sys, time, ray
 ray.init(log_to_driver=False)

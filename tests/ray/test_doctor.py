@@ -6,7 +6,7 @@ import pytest
 
 from tests.ray.conftest import World
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 CONFIG = "model: model\ndata: {items: items.jsonl}\n"
 
 

@@ -20,7 +20,7 @@ def work() -> dict[str, Any]:
     import ray
     with ray_session(Config(model="m"), lambda text: None):
         groups = []
-        (raylet,) = [one for one in psutil.Process().children(recursive=True) if "/raylet/raylet " in command_line(one)]
+        (raylet,) = [one for one in psutil.Process().children() if "/raylet/raylet " in command_line(one)]
         raylet.kill()
         print("killed", flush=True)
         while sys.argv[1] == "idles":

@@ -47,9 +47,8 @@ print(json.dumps({"found": len(found), "left": [one.pid for one in found if live
 
 def test_no_process_outlives_the_session() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", MARK: uuid.uuid4().hex}
-    process = subprocess.Popen(
-        [sys.executable, "-c", HANGING], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipe, command = subprocess.PIPE, [sys.executable, "-c", HANGING]
+    process = subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
     process.mark = environment[MARK]  # type: ignore[attr-defined]
     try:
         out, err = process.communicate(timeout=200)

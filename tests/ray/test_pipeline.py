@@ -38,7 +38,7 @@ from tests.ray.conftest import (
     weights,
 )
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]  # minutes where other work takes the cores
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]  # minutes where other work takes the cores
 RUN = """\
 model: model
 data: {items: items.jsonl}

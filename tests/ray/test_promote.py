@@ -27,7 +27,7 @@ from pipelines.__main__ import main
 from pipelines.stages import promote, register
 from tests.ray.conftest import NUM_KNOWN, NUM_UNKNOWN, ROOT, build_model, facts
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 SCORER = "choice_loglik"
 ITEMS = [
     Item(row["id"], "cloze", row["question"], tuple(row["choices"]), row["answer"], row["choices"][row["answer"]])

@@ -78,7 +78,7 @@ def test_killed_and_resumed_sweep_is_the_same_sweep(world: World) -> None:
     everything = ("budget.max_forgetting=1", "budget.min_learned=0")  # so that there is a choice whatever comes out
     process = world.start("sweep", "sweep.yaml", "run.name=sweep", *everything)
     # a trial is done, another is in the middle of its training with a checkpoint behind it
-    until(lambda: any((folder / "trials").glob("001/train/checkpoints/step_*")), START_S)
+    until(lambda: any((folder / "trials").glob("001/train/checkpoints/step_*")) or process.poll() is not None, START_S)
     process.kill()
     process.communicate()
     assert left_behind(process, AFTER_KILL_S) == []
@@ -148,7 +148,7 @@ def test_a_trial_that_loses_its_controller_goes_on(world: World) -> None:
         "train.epochs=20",
     )
     process = world.start("sweep", "lost.yaml", "run.name=lost", *one)
-    until(lambda: any((folder / "trials").glob("000/train/checkpoints/step_*")), START_S)
+    until(lambda: any((folder / "trials").glob("000/train/checkpoints/step_*")) or process.poll() is not None, START_S)
     (victim,) = [one for one, line in commands(process).items() if "TrainController" in line]
     kill(victim)
     _, said = process.communicate()

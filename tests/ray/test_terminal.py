@@ -11,7 +11,7 @@ import threading
 import pytest
 from mlflow import MlflowClient
 
-from tests.ray.conftest import START_S, TRAIN, World, left_behind, steps, until
+from tests.ray.conftest import TRAIN, World, left_behind, until, until_trained
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -36,7 +36,8 @@ def test_ended_on_a_terminal(world: World, number: signal.Signals, code: int, wo
     os.close(terminal)
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
-    until(lambda: len(steps(world.runs / word)) >= 5 and b"update " in shown, START_S)
+    until_trained(process, world.runs / word)
+    until(lambda: b"update " in shown, 60)
     process.send_signal(number)
     process.communicate()
     reader.join(10)

@@ -52,7 +52,8 @@ def test_server_killed_and_restarted_in_the_middle(
     assert finished.info.status == "FINISHED"
     assert finished.data.params == {"said": "while down"}
     assert list((tmp_path / "artifacts").rglob("note.txt"))
-    warned = [record.levelname for record in caplog.records if record.name == "cpl_ray.tracking"]
+    # this test asks the server itself while it follows, on a connection that the server may just be closing
+    warned = [record.levelname for record in caplog.records if record.name != "urllib3.connectionpool"]
     assert warned == ["WARNING"]
     # killed between two requests, or in one
     ways = "Connection refused|Connection reset by peer|Broken pipe|Remote end closed connection"

@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Container, Mapping
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any
 
@@ -68,7 +68,20 @@ class SweepWatch:
         """Close in MLflow what an earlier driver has left open: it was killed, or the server was lost to the end."""
         if not self._book.config.run.resume:
             return
-        for trial in self._left_open():
+        behind, parent = self._book.recovered, self._parent.run
+        if parent is not None:  # else tracking is off, or there is nothing to ask
+            known = {
+                trial.index: TrackedRun.load(self._book.run_folder(trial), parent.uri) for trial in self._book.trials
+            }
+            children = [child for child in known.values() if child is not None]
+            with suppress(TrackingError):  # told by the trackers
+                running = running_runs(parent.uri, {parent.experiment_id, *(child.experiment_id for child in children)})
+                behind = [
+                    trial for trial in self._book.ended_trials if self._is_behind(trial, known[trial.index], running)
+                ]
+                below = {run_id for run_id, above in running.items() if above == parent.run_id}
+                abandon(parent.uri, below - {child.run_id for child in children})  # no trial is going to use them
+        for trial in behind:
             tracker = self._tracker(trial)
             self._close(trial, tracker)
             if tracker.lost is not None:  # the end of this job tries it again, the next one does the rest
@@ -123,29 +136,13 @@ class SweepWatch:
         tracker.log_tags({**tags, "cpl_ray.point": json.dumps(trial.point)})
         return tracker
 
-    def _left_open(self) -> list[Trial]:
-        """Return the ended trials of which MLflow lacks something, as far as their folders are there to fill it from.
-
-        Runs that an earlier driver made and could not note are closed: no trial is going to use them.
-        """
-        unseen, parent = self._book.recovered, self._parent.run
-        if parent is None:  # tracking is off, or there is nothing to ask
-            return unseen
-        known = {trial.index: TrackedRun.load(self._book.run_folder(trial), parent.uri) for trial in self._book.trials}
-        children = [child for child in known.values() if child is not None]
-        try:
-            running = running_runs(parent.uri, {parent.experiment_id, *(child.experiment_id for child in children)})
-            strays = [one for one, above in running.items() if above == parent.run_id]
-            abandon(parent.uri, {*strays} - {child.run_id for child in children})
-        except TrackingError:  # told by the trackers
-            return unseen
-
-        def lacking(trial: Trial) -> bool:
-            child, folder = known[trial.index], self._book.run_folder(trial)
-            files = (folder / "result.json", folder / "manifest.json") if trial.state == "finished" else (folder,)
-            return all(path.exists() for path in files) and (child is None or child.run_id in running)
-
-        return [trial for trial in self._book.ended_trials if trial in unseen or lacking(trial)]
+    def _is_behind(self, trial: Trial, child: TrackedRun | None, running: Container[str]) -> bool:
+        """Tell whether MLflow lacks something of an ended trial, and its folder is there to fill it from."""
+        if trial in self._book.recovered:
+            return True
+        folder = self._book.run_folder(trial)
+        files = (folder / "result.json", folder / "manifest.json") if trial.state == "finished" else (folder,)
+        return all(path.exists() for path in files) and (child is None or child.run_id in running)
 
     def _close(self, trial: Trial, tracker: Tracker) -> None:
         folder = self._book.run_folder(trial)

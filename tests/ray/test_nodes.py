@@ -112,8 +112,8 @@ def test_node_that_joins_later_is_tried_by_the_worker_that_it_gets(world: World,
         with cluster(place / "ray", count=1) as one:
             arguments = ("train", "train.yaml", f"run.dir={runs}", "run.name=late")
             process = world.start(*arguments, stderr=subprocess.PIPE, **one.environment)
-            asking = lambda: list(runs.glob("late/train/.cpl-storage-*"))  # noqa: E731
-            until(lambda: asking() or process.poll() is not None, START_S)  # it waits for room for two workers
+            # it waits for room for two workers
+            until(lambda: [*runs.glob("late/train/.cpl-storage-*")] or process.poll() is not None, START_S)
             one.add("unshare", "-m", "sh", "-c", PRIVATE, str(runs))
             _, said = process.communicate(timeout=START_S)
         assert process.returncode == 3, said
